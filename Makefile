@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# A folder of wheels that pip already knows serves uv too; without one, uv's own selector finds torch's CPU build.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+TORCH_BACKEND := $(if $(strip $(UV_FIND_LINKS)),,--torch-backend cpu)
+# Nothing here talks to a model hub or phones home.
+export HF_HUB_OFFLINE := 1
+export VLLM_NO_USAGE_STATS := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: demo test check install lock clean
+
+demo: install
+	$(BIN)/retort demo
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell gateway capture trainer quant tests docs README.md CHANGELOG.md CONTRIBUTING.md
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found. Install Python 3.11 or newer, or run: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11. Run: make PYTHON=/path/to/newer/python3 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "make: cannot create $(VENV). On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_BACKEND) -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# Pin the newest versions that fit together. No index address ends up in the file.
+lock:
+	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --no-header --no-annotate $(TORCH_BACKEND) \
+	  --extra cpu --extra train --extra quant --extra demo --group dev pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,97 @@
+"""The ``[capture]`` table of ``retort.toml``, and the reader every package's table goes through."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from capture.errors import ConfigError
+
+Table = TypeVar("Table", bound=BaseModel)
+
+
+class CaptureConfig(BaseModel):
+    """Where the log lives and how much of each distribution is kept.
+
+    Attributes:
+        log: Folder of the committed Delta tables.
+        spool: Folder of the segments not yet committed, on a local disk.
+        mass: Probability the kept entries must reach before ``k_max`` cuts them off.
+        sync_seconds: Longest time a written row waits for ``fsync``.
+        segment_bytes: Size at which a segment is closed and may be committed.
+        segment_seconds: Age at which a segment is closed and may be committed.
+        commit_seconds: Pause between two commits of ``retort log commit --watch``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log: Path = Path("log")
+    spool: Path = Path("spool")
+    k_min: Annotated[int, Field(ge=1)] = 1
+    k_max: Annotated[int, Field(ge=1, le=1024)] = 64
+    mass: Annotated[float, Field(gt=0, le=1)] = 0.995
+    sync_seconds: Annotated[float, Field(gt=0)] = 0.1
+    segment_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    segment_seconds: Annotated[float, Field(gt=0)] = 5.0
+    commit_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+    @model_validator(mode="after")
+    def _order(self) -> "CaptureConfig":
+        if self.k_min > self.k_max:
+            raise ValueError(f"k_min is {self.k_min}, expected at most k_max ({self.k_max})")
+        return self
+
+
+def load(path: Path) -> CaptureConfig:
+    """Read ``[capture]``; relative folders are taken from the file's own folder."""
+    config = read_table(path, "capture", CaptureConfig)
+    home = path.resolve().parent
+    return config.model_copy(update={"log": home / config.log, "spool": home / config.spool})
+
+
+def read_table(path: Path, table: str, model: type[Table]) -> Table:
+    """Read one table of a TOML file into its model; an absent table gives the defaults.
+
+    Raises:
+        ConfigError: If the file is unreadable, or a key or value is wrong; the message names the
+            key, what was found and, for an unknown key, the nearest known one.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give an existing file with -c") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return model.model_validate(document.get(table, {}))
+    except ValidationError as error:
+        lines = [_explain(table, item, model) for item in error.errors(include_url=False)]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _explain(table: str, item: ErrorDetails, model: type[BaseModel]) -> str:
+    """Turn one pydantic error into a sentence that names the key and the next step."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join([f"[{table}]", *location])
+    if item["type"] != "extra_forbidden":
+        return f"{key} is {item['input']!r}: {item['msg']}"
+    nearest = difflib.get_close_matches(location[-1], _known_keys(model), n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
+    return f"{key} is not a known key; {hint}"
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    """Every key of a table and of the tables inside it."""
+    keys: list[str] = []
+    pending: list[object] = [model]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            keys += list(current.model_fields)
+            pending += [field.annotation for field in current.model_fields.values()]
+        else:
+            pending += getattr(current, "__args__", ())
+    return keys

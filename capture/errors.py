@@ -1,0 +1,28 @@
+"""What can go wrong in a correct program that captures or reads the log.
+
+CaptureError
+    ConfigError      the configuration file
+    SpoolError       a spool segment or its folder
+    LogError         the committed tables
+    EngineError      a vLLM process
+"""
+
+
+class CaptureError(Exception):
+    """Base of this package's errors; the message says what to do next."""
+
+
+class ConfigError(CaptureError):
+    """Raised when ``retort.toml`` is missing, malformed or holds a wrong value."""
+
+
+class SpoolError(CaptureError):
+    """Raised when a segment cannot be written or read."""
+
+
+class LogError(CaptureError):
+    """Raised when the committed tables are missing or cannot answer."""
+
+
+class EngineError(CaptureError):
+    """Raised when a vLLM process does not start or dies; carries the end of its log."""

@@ -1,0 +1,25 @@
+"""Stable names for a model folder: what weights it holds, and how it reads and writes text."""
+
+import hashlib
+from pathlib import Path
+
+WEIGHTS = ("*.safetensors", "config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+def model_revision(folder: Path) -> str:
+    """Return 16 hex digits over weights and configuration; equal for byte-equal models."""
+    return _digest(folder, WEIGHTS)
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Return 16 hex digits over the tokenizer's files; equal ids mean equal text."""
+    return _digest(folder, TOKENIZER)
+
+
+def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front end, its engines and its rollouts."""

@@ -1,0 +1,1 @@
+"""From a snapshot of the log to a student's checkpoint."""
