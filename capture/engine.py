@@ -1,0 +1,170 @@
+"""One vLLM OpenAI server as a child process: started, proven by a generation, ended with us."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from capture.config import CaptureConfig
+from capture.errors import EngineError
+from capture.revision import model_revision, tokenizer_hash
+
+SERVER = "vllm.entrypoints.openai.api_server"
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What to serve and how.
+
+    Attributes:
+        model: Folder of a Hugging Face model.
+        served_name: Model name that requests ask for.
+        log_path: File that receives everything the process prints.
+        args: Further flags of vLLM's server.
+        env: Environment overrides.
+        capture: Loads the tap and tells it where and how much to write; None serves without it.
+    """
+
+    model: Path
+    served_name: str
+    log_path: Path
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    capture: CaptureConfig | None = None
+
+    def command(self, port: int) -> list[str]:
+        """The server's command line on one loopback port."""
+        name = ("--served-model-name", self.served_name)
+        place = ("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log")
+        tap = ("--logits-processors", "capture.tap:LogitTap") if self.capture else ()
+        model = ("--model", str(self.model))
+        return [sys.executable, "-m", SERVER, *model, *name, *place, *tap, *self.args]
+
+    def environment(self) -> dict[str, str]:
+        """Overrides for the process, the tap's settings among them."""
+        if not self.capture:
+            return {**QUIET, **self.env}
+        tap = {
+            **self.capture.model_dump(mode="json", exclude={"log", "spool", "commit_seconds"}),
+            "model_revision": model_revision(self.model),
+            "tokenizer_hash": tokenizer_hash(self.model),
+        }
+        tap_env = {"RETORT_SPOOL": str(self.capture.spool), "RETORT_TAP": json.dumps(tap)}
+        return {**QUIET, **tap_env, **self.env}
+
+
+class Engine:
+    """A running server; ``start`` it, ``wait_ready``, use ``url``, ``stop``.
+
+    The process group dies with this process, however that ends (see ``capture.watchdog``).
+    """
+
+    def __init__(self, spec: EngineSpec, process: "subprocess.Popen[bytes]", port: int) -> None:
+        self.spec = spec
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = process
+
+    @classmethod
+    def start(cls, spec: EngineSpec) -> Self:
+        """Launch the process and return at once.
+
+        Raises:
+            EngineError: If the model folder is missing or holds no model.
+        """
+        if not (spec.model / "config.json").is_file():
+            raise EngineError(
+                f"{spec.model}: no config.json there; expected a Hugging Face model folder"
+            )
+        port = free_port()
+        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with spec.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "capture.watchdog", json.dumps(spec.environment())),
+                    *spec.command(port),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(spec, process, port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is alive; says nothing about its health."""
+        return self._process.poll() is None
+
+    def wait_ready(self, timeout_seconds: float = 300.0) -> None:
+        """Return once the server has answered a real generation.
+
+        Raises:
+            EngineError: If the process ends, or is not ready in time; with the end of its log.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        with httpx.Client(base_url=self.url, timeout=60.0, trust_env=False) as client:
+            while not self._generates(client):
+                if not self.is_running:
+                    raise EngineError(self._explain("ended before it was ready"))
+                if time.monotonic() > deadline:
+                    raise EngineError(self._explain(f"not ready after {timeout_seconds:.0f} s"))
+                time.sleep(0.2)
+
+    def _generates(self, client: httpx.Client) -> bool:
+        """Whether one token can be generated now."""
+        body = {"model": self.spec.served_name, "prompt": "a", "max_tokens": 1}
+        try:
+            return (
+                client.get("/health").is_success
+                and client.post("/v1/completions", json=body).is_success
+            )
+        except httpx.TransportError:
+            return False
+
+    def _explain(self, what: str) -> str:
+        """A message with the last lines of the engine's log."""
+        log = self.spec.log_path
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        tail = "\n  ".join(lines[-LOG_TAIL_LINES:])
+        return f"engine for {self.spec.model} {what}; the last lines of {log}:\n  {tail}"
+
+    def stop(self, timeout_seconds: float = 15.0) -> None:
+        """End the process group; safe to call twice."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
