@@ -1,9 +1,7 @@
 """One vLLM OpenAI server as a child process: started, proven by a generation, ended with us."""
 
-import contextlib
 import json
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,11 +14,12 @@ import httpx
 
 from capture.config import CaptureConfig
 from capture.errors import EngineError
+from capture.process import GuardedProcess
 from capture.revision import model_revision, tokenizer_hash
 
 SERVER = "vllm.entrypoints.openai.api_server"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-LOG_TAIL_LINES = 15
+START_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Engine:
     The process group dies with this process, however that ends (see ``capture.watchdog``).
     """
 
-    def __init__(self, spec: EngineSpec, process: "subprocess.Popen[bytes]", port: int) -> None:
+    def __init__(self, spec: EngineSpec, process: GuardedProcess, port: int) -> None:
         self.spec = spec
         self.url = f"http://127.0.0.1:{port}"
         self._process = process
@@ -87,18 +86,7 @@ class Engine:
                 f"{spec.model}: no config.json there; expected a Hugging Face model folder"
             )
         port = free_port()
-        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with spec.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "capture.watchdog", json.dumps(spec.environment())),
-                    *spec.command(port),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process = GuardedProcess.start(spec.command(port), spec.environment(), spec.log_path)
         return cls(spec, process, port)
 
     def __enter__(self) -> Self:
@@ -115,9 +103,9 @@ class Engine:
     @property
     def is_running(self) -> bool:
         """Whether the process is alive; says nothing about its health."""
-        return self._process.poll() is None
+        return self._process.is_running
 
-    def wait_ready(self, timeout_seconds: float = 300.0) -> None:
+    def wait_ready(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
         """Return once the server has answered a real generation.
 
         Raises:
@@ -145,21 +133,12 @@ class Engine:
 
     def _explain(self, what: str) -> str:
         """A message with the last lines of the engine's log."""
-        log = self.spec.log_path
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n  ".join(lines[-LOG_TAIL_LINES:])
-        return f"engine for {self.spec.model} {what}; the last lines of {log}:\n  {tail}"
+        tail = self._process.last_lines()
+        return f"engine for {self.spec.model} {what}; end of {self.spec.log_path}:\n  {tail}"
 
-    def stop(self, timeout_seconds: float = 15.0) -> None:
+    def stop(self) -> None:
         """End the process group; safe to call twice."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stop()
 
 
 def free_port() -> int:

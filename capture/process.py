@@ -1,0 +1,59 @@
+"""A child process that cannot outlive us: its output in a file, its whole group ended with it."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedProcess:
+    """A command run under ``capture.watchdog``.
+
+    Attributes:
+        log_path: File that receives everything the command prints.
+    """
+
+    log_path: Path
+    _process: "subprocess.Popen[bytes]"
+
+    @classmethod
+    def start(cls, command: Sequence[str], env: Mapping[str, str], log_path: Path) -> Self:
+        """Launch the command with environment overrides and return at once."""
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "capture.watchdog", json.dumps(dict(env)), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(log_path, process)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is alive."""
+        return self._process.poll() is None
+
+    def last_lines(self) -> str:
+        """The end of what it printed, indented."""
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n  ".join(lines[-LOG_TAIL_LINES:])
+
+    def stop(self, timeout_seconds: float = 15.0) -> None:
+        """Ask it to end, wait, then kill; safe to call twice."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
