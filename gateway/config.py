@@ -1,0 +1,136 @@
+"""The ``[gateway]`` table of ``retort.toml``: listeners, routes, and the engines behind them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from capture.config import read_table
+from gateway.guards import Guards
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class EngineConfig(BaseModel):
+    """How the engines of a route are started.
+
+    Attributes:
+        args: Further flags of vLLM's server.
+        env: Environment overrides.
+        start_timeout_seconds: Longest wait for the first generation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    start_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+
+
+class RolloutConfig(BaseModel):
+    """How a candidate is tried.
+
+    Attributes:
+        mirror_share: Share of the incumbent's answers that the candidate is asked for too.
+        mirror_concurrency: Most mirrored requests under way at once.
+        mirror_queue: Most mirrored requests that wait; further ones are skipped and counted.
+        steps: Shares of real traffic the candidate gets, one canary step after the other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mirror_share: Share = 1.0
+    mirror_concurrency: Annotated[int, Field(ge=1)] = 4
+    mirror_queue: Annotated[int, Field(ge=1)] = 256
+    steps: tuple[Share, ...] = (0.01, 0.05, 0.25)
+
+
+class RouteConfig(BaseModel):
+    """One model name that apps ask for, and who answers it.
+
+    Attributes:
+        model: Folder of the model to serve in an engine of our own.
+        url: Address of an engine that runs elsewhere, instead of ``model``.
+        capture: ``tap`` records every answer's distributions, ``off`` none.
+        promise: When an exchange's row is safe, relative to the client's last byte.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Path | None = None
+    url: str | None = None
+    capture: Literal["tap", "off"] = "tap"
+    promise: Literal["durable", "strict", "best_effort"] = "durable"
+    engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    guards: Guards = Guards()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "RouteConfig":
+        if (self.model is None) == (self.url is None):
+            raise ValueError("a route needs either model (a folder) or url (a running engine)")
+        return self
+
+
+class GatewayConfig(BaseModel):
+    """The whole table.
+
+    Attributes:
+        listen: Address for apps, ``host:port``.
+        admin_listen: Address for operators, ``host:port``; needs the admin key.
+        run_dir: Folder for engine logs, the admin key and the default state store.
+        state_url: SQLAlchemy URL of the state store; default: SQLite in ``run_dir``.
+        max_body_bytes: Largest request body that is accepted.
+        connect_timeout_seconds: Longest wait for a connection to an engine.
+        idle_timeout_seconds: Longest silence of an engine while it answers.
+        routes: Model name to route.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1:8080"
+    admin_listen: str = "127.0.0.1:8081"
+    run_dir: Path = Path("run")
+    state_url: str | None = None
+    max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    idle_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    routes: Annotated[dict[str, RouteConfig], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _addresses(self) -> "GatewayConfig":
+        for address in (self.listen, self.admin_listen):
+            host_and_port(address)
+        return self
+
+    @property
+    def state_store(self) -> str:
+        """The state store's URL, the default filled in."""
+        return self.state_url or f"sqlite:///{self.run_dir / 'state.db'}"
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split ``host:port``.
+
+    Raises:
+        ValueError: If it is not of that form.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8080")
+    return host, int(port)
+
+
+def load(path: Path) -> GatewayConfig:
+    """Read ``[gateway]``; relative folders are taken from the file's own folder.
+
+    Raises:
+        ConfigError: If the file is unreadable, or a key or value in it is wrong.
+    """
+    config = read_table(path, "gateway", GatewayConfig)
+    home = path.resolve().parent
+    routes = {
+        name: route.model_copy(update={"model": home / route.model}) if route.model else route
+        for name, route in config.routes.items()
+    }
+    return config.model_copy(update={"run_dir": home / config.run_dir, "routes": routes})

@@ -1,0 +1,115 @@
+"""What can go wrong while serving, with the status and OpenAI error body each maps to.
+
+GatewayError
+    RequestError         400  a body that is not what the endpoint takes
+    BodyTooLargeError    413
+    RouteNotFoundError   404  a model name that no route has
+    NotReadyError        503  the route's engine is not up
+    UpstreamError        502  the engine broke off
+    UpstreamTimeoutError 504  the engine stayed silent
+    PortTakenError            an address that cannot be bound
+    AdminKeyError        401
+    RolloutError         409  a move the rollout's state does not allow
+    StateConflictError   409  another writer was first
+    RolloutNotFoundError 404
+"""
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Base of this package's errors.
+
+    Attributes:
+        status: HTTP status of the answer.
+        type: OpenAI error type.
+        code: OpenAI error code.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The OpenAI error body."""
+        error = {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class RequestError(GatewayError):
+    """Raised when a request's body is malformed."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class BodyTooLargeError(RequestError):
+    """Raised when a request's body exceeds the configured size."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class RouteNotFoundError(RequestError):
+    """Raised when no route has the model name that was asked for."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotReadyError(GatewayError):
+    """Raised when a route's engine cannot be reached."""
+
+    status = 503
+    code = "engine_not_ready"
+
+
+class UpstreamError(GatewayError):
+    """Raised when an engine ends a connection before its answer is whole."""
+
+    status = 502
+    code = "engine_failed"
+
+
+class UpstreamTimeoutError(GatewayError):
+    """Raised when an engine stays silent for longer than it may."""
+
+    status = 504
+    code = "engine_timeout"
+
+
+class PortTakenError(GatewayError):
+    """Raised when one of our listeners cannot bind its address."""
+
+
+class AdminKeyError(GatewayError):
+    """Raised when an operator's request comes without the admin key."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class RolloutError(GatewayError):
+    """Raised when a rollout's state does not allow what was asked."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "rollout_conflict"
+
+
+class StateConflictError(RolloutError):
+    """Raised when another writer changed the state first."""
+
+    code = "state_conflict"
+
+
+class RolloutNotFoundError(RolloutError):
+    """Raised when there is no rollout of that id."""
+
+    status = 404
+    code = "rollout_not_found"

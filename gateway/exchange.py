@@ -1,0 +1,139 @@
+"""One request and its answer, from the first byte to the row in the log."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+
+import orjson
+import pyarrow as pa
+
+from capture.rows import ExchangeRow, encode_exchanges
+from gateway.answer import Answer, Json, read_answer
+from gateway.routing import Deployment, Role
+
+PARAMS = (
+    *("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "n", "seed"),
+    *("stop", "frequency_penalty", "presence_penalty", "response_format", "tool_choice"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked for.
+
+    Attributes:
+        endpoint: Path, such as ``/v1/chat/completions``.
+        route: Model name asked for.
+        body: The body's bytes.
+        parsed: The body as JSON.
+        stream: Whether server-sent events were asked for.
+        conversation: Key that keeps a conversation with one deployment.
+    """
+
+    endpoint: str
+    route: str
+    body: bytes
+    parsed: Json
+    stream: bool
+    conversation: str
+
+
+@dataclass
+class Exchange:
+    """An exchange under way; the relay fills it, the spool's thread turns it into a row.
+
+    Attributes:
+        exchange_id: Unique; the tap's rows carry it too.
+        capture: ``tap`` if the engine was asked to record this exchange, else ``off``.
+        pair_id: The exchange that a shadow mirrors.
+        chunks: The answer's bytes as they came.
+        http_status: The engine's status, None if it never answered.
+        error_type: Why there is no whole answer, where known.
+        aborted: Whether the client left first.
+        first_byte: Monotonic seconds of the answer's first byte.
+        ended: Monotonic seconds of its last.
+    """
+
+    exchange_id: str
+    request: Request
+    deployment: Deployment
+    role: Role
+    capture: str = "off"
+    pair_id: str | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    http_status: int | None = None
+    error_type: str | None = None
+    aborted: bool = False
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=time.monotonic)
+    first_byte: float | None = None
+    ended: float | None = None
+
+    @cached_property
+    def answer(self) -> Answer:
+        """The parsed answer; read it only when the exchange has ended."""
+        return read_answer(self.chunks, stream=self.request.stream)
+
+    @property
+    def status(self) -> str:
+        """``completed``, ``aborted`` (by the client), ``rejected`` (4xx) or ``failed``."""
+        if self.aborted:
+            return "aborted"
+        if self.http_status is not None and 400 <= self.http_status < 500:  # noqa: PLR2004
+            return "rejected"
+        return "completed" if self.http_status == 200 and self.answer.is_whole else "failed"  # noqa: PLR2004
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """Time to the answer's first byte."""
+        return None if self.first_byte is None else self.first_byte - self.started
+
+    @property
+    def duration_seconds(self) -> float:
+        """Time to the answer's last byte."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
+
+    @property
+    def num_bytes(self) -> int:
+        """Rough size in memory, for the spool's bound."""
+        return 512 + len(self.request.body) + sum(map(len, self.chunks))
+
+    def to_row(self) -> ExchangeRow:
+        """The exchange as the log keeps it."""
+        answer, ttft = self.answer, self.ttft_seconds
+        params = {key: self.request.parsed[key] for key in PARAMS if key in self.request.parsed}
+        return ExchangeRow(
+            exchange_id=self.exchange_id,
+            day=self.started_at.strftime("%Y-%m-%d"),
+            started_at=self.started_at,
+            route=self.request.route,
+            deployment=self.deployment.name,
+            role=self.role,
+            model=self.deployment.model,
+            model_revision=self.deployment.revision,
+            tenant=None,
+            key_id=None,
+            endpoint=self.request.endpoint,
+            stream=self.request.stream,
+            request=self.request.body.decode("utf-8", errors="replace"),
+            response_text=answer.texts,
+            tool_calls=answer.tool_calls,
+            params=orjson.dumps(params).decode(),
+            finish_reason=answer.finish_reasons,
+            status=self.status,
+            http_status=self.http_status,
+            error_type=self.error_type or answer.error_type,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            ttft_ms=None if ttft is None else ttft * 1e3,
+            duration_ms=self.duration_seconds * 1e3,
+            capture=self.capture,
+            pair_id=self.pair_id,
+        )
+
+
+def encode(exchanges: Sequence[Exchange]) -> pa.RecordBatch:
+    """Encode ended exchanges for the spool."""
+    return encode_exchanges([exchange.to_row() for exchange in exchanges])

@@ -1,0 +1,90 @@
+"""Prometheus metrics of the gateway, with bounded labels: route, deployment, role, reason."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.exchange import Exchange
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+WHERE = ("route", "deployment", "role")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What the gateway counts."""
+
+    registry: CollectorRegistry
+    requests: Counter
+    in_flight: Gauge
+    ttft: Histogram
+    duration: Histogram
+    mirrored: Counter
+
+    @classmethod
+    def create(cls, spool: Path) -> "Metrics":
+        """Make a registry of our own; the spool's counts are read from its account files."""
+        registry = CollectorRegistry()
+        registry.register(CaptureCounts(spool))
+        counted = (*WHERE, "status")
+        return cls(
+            registry=registry,
+            requests=Counter("retort_requests", "Requests ended.", counted, registry=registry),
+            in_flight=Gauge("retort_in_flight_requests", "Now.", ("route",), registry=registry),
+            ttft=_seconds("retort_ttft_seconds", "Time to first byte.", registry),
+            duration=_seconds("retort_request_seconds", "Time to last byte.", registry),
+            mirrored=Counter(
+                "retort_mirrored", "Shadow requests.", ("route", "reason"), registry=registry
+            ),
+        )
+
+    def begin(self, exchange: Exchange) -> None:
+        """Count one exchange as under way."""
+        self.in_flight.labels(exchange.request.route).inc()
+
+    def end(self, exchange: Exchange) -> None:
+        """Count a client's exchange as ended."""
+        self.in_flight.labels(exchange.request.route).dec()
+        self.observe(exchange)
+
+    def observe(self, exchange: Exchange) -> None:
+        """Count one ended exchange."""
+        where = (exchange.request.route, exchange.deployment.name, exchange.role)
+        self.requests.labels(*where, exchange.status).inc()
+        self.duration.labels(*where).observe(exchange.duration_seconds)
+        if exchange.ttft_seconds is not None:
+            self.ttft.labels(*where).observe(exchange.ttft_seconds)
+
+
+def _seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, text, WHERE, buckets=SECONDS, registry=registry)
+
+
+class CaptureCounts(Collector):
+    """``started = committed + dropped + in flight``, summed over the writers of a spool folder."""
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the account files as they are now."""
+        started = CounterMetricFamily("retort_capture_started", "Rows begun.", labels=("table",))
+        written = CounterMetricFamily(
+            "retort_capture_written", "Rows written to the spool.", labels=("table",)
+        )
+        dropped = CounterMetricFamily(
+            "retort_capture_dropped", "Rows lost.", labels=("table", "reason")
+        )
+        for path in sorted(self._spool.glob("*.account.json")):
+            account = orjson.loads(path.read_bytes())
+            table = account["table"]
+            started.add_metric((table,), account["started"])
+            written.add_metric((table,), account["written"])
+            for reason, count in account["dropped"].items():
+                dropped.add_metric((table, reason), count)
+        yield from (started, written, dropped)

@@ -1,0 +1,114 @@
+"""Shadow traffic: the candidate answers copies of real requests, unseen and out of the way.
+
+Own queue, own workers, own connections. A full queue skips a request and counts it; nothing here
+can slow or fail a client's answer.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from capture.writer import Spool
+from gateway.errors import GatewayError
+from gateway.exchange import Exchange
+from gateway.metrics import Metrics
+from gateway.routing import Deployment
+from gateway.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+JSON_HEADERS = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorLimits:
+    """How much shadow traffic there may be.
+
+    Attributes:
+        concurrency: Requests under way at once.
+        queue: Requests that wait.
+        seconds: Longest time for one answer.
+    """
+
+    concurrency: int
+    queue: int
+    seconds: float = 60.0
+
+
+class Mirror:
+    """Asks one candidate what it would have said."""
+
+    def __init__(
+        self,
+        candidate: Deployment,
+        spool: Spool[Exchange],
+        metrics: Metrics,
+        on_pair: Callable[[Exchange, Exchange], None],
+        limits: MirrorLimits,
+    ) -> None:
+        self._candidate = candidate
+        self._spool = spool
+        self._metrics = metrics
+        self._on_pair = on_pair
+        self._limits = limits
+        self._queue: asyncio.Queue[Exchange] = asyncio.Queue(limits.queue)
+        self._upstream = Upstream.create(connect_seconds=5.0, idle_seconds=limits.seconds)
+        self._workers = [asyncio.create_task(self._work()) for _ in range(limits.concurrency)]
+
+    def offer(self, incumbent: Exchange) -> None:
+        """Queue a copy of an ended exchange, or skip it when there are too many."""
+        try:
+            self._queue.put_nowait(incumbent)
+        except asyncio.QueueFull:
+            self._metrics.mirrored.labels(incumbent.request.route, "skipped").inc()
+
+    async def close(self) -> None:
+        """Drop what waits and stop."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._upstream.close()
+
+    async def _work(self) -> None:
+        while True:
+            incumbent = await self._queue.get()
+            try:
+                shadow = await self._ask(incumbent)
+                self._metrics.mirrored.labels(incumbent.request.route, shadow.status).inc()
+                self._on_pair(incumbent, shadow)
+            except Exception:  # the border: a shadow must never hurt anybody
+                logger.exception("shadow request failed")
+                self._metrics.mirrored.labels(incumbent.request.route, "error").inc()
+
+    async def _ask(self, incumbent: Exchange) -> Exchange:
+        """Send the client's own body to the candidate and record its answer beside the pair."""
+        self._spool.account.start()
+        shadow = Exchange(
+            uuid.uuid4().hex,
+            incumbent.request,
+            self._candidate,
+            "shadow",
+            pair_id=incumbent.exchange_id,
+        )
+        url = self._candidate.url + shadow.request.endpoint
+        try:
+            async with (
+                asyncio.timeout(self._limits.seconds),
+                self._upstream.post(url, shadow.request.body, JSON_HEADERS) as response,
+            ):
+                shadow.http_status = response.status
+                async for chunk in response.content.iter_any():
+                    if shadow.first_byte is None:
+                        shadow.first_byte = time.monotonic()
+                    shadow.chunks.append(chunk)
+        except GatewayError as error:
+            shadow.error_type = error.code
+        except TimeoutError:
+            shadow.error_type = "timeout"
+        shadow.ended = time.monotonic()
+        self._spool.offer(shadow, shadow.num_bytes)
+        self._metrics.observe(shadow)
+        return shadow

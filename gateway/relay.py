@@ -1,0 +1,227 @@
+"""The hot path: take a request, let an engine answer it, pass the bytes on, keep a record.
+
+Pure ASGI. A body is parsed once; the answer's chunks go to the client as they come and are kept
+by reference for the record. The record is safe (as the route promises) before the client can
+have received the whole answer.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+import orjson
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from capture.writer import Spool
+from gateway.config import GatewayConfig
+from gateway.errors import BodyTooLargeError, GatewayError, RequestError, RouteNotFoundError
+from gateway.exchange import Exchange, Request
+from gateway.routing import RouteTable
+from gateway.upstream import Upstream, forwarded_headers, returned_headers
+
+DONE = b"data: [DONE]\n\n"
+TAG = "retort"
+
+
+@dataclass(slots=True)
+class Serving:
+    """What every request needs; ``table`` is replaced whole when a rollout moves.
+
+    Attributes:
+        on_begun: Called when an exchange goes to its engine.
+        on_ended: Called once per exchange, when its client has been served.
+    """
+
+    config: GatewayConfig
+    table: RouteTable
+    upstream: Upstream
+    spool: Spool[Exchange]
+    on_begun: Callable[[Exchange], None]
+    on_ended: Callable[[Exchange], None]
+
+
+class Relay:
+    """ASGI endpoint for one path of the engine's API."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a client that leaves stops the engine's work."""
+        try:
+            request = await self._read(scope, receive)
+            exchange = self._begin(request, dict(scope["headers"]))
+        except GatewayError as error:
+            await JSONResponse(error.body(), error.status)(scope, receive, send)
+            return
+        self._serving.on_begun(exchange)
+        relaying = asyncio.ensure_future(self._relay(exchange, scope, receive, send))
+        leaving = asyncio.ensure_future(receive())  # can only be the client's disconnect
+        try:
+            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not relaying.done():
+                exchange.aborted = True
+                relaying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await relaying
+        finally:
+            relaying.cancel()
+            leaving.cancel()
+            await self._record(exchange)
+            self._serving.on_ended(exchange)
+
+    async def _read(self, scope: Scope, receive: Receive) -> Request:
+        """Read and check a body.
+
+        Raises:
+            RequestError: If it is too large, not a JSON object, or names no model of ours.
+        """
+        body = await read_body(receive, self._serving.config.max_body_bytes)
+        try:
+            parsed = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"the body is not valid JSON: {error}") from error
+        if not isinstance(parsed, dict):
+            raise RequestError('the body is not a JSON object; expected {"model": ...}')
+        model = parsed.get("model")
+        if not isinstance(model, str) or model not in self._serving.table.routes:
+            known = ", ".join(sorted(self._serving.table.routes))
+            raise RouteNotFoundError(f"model {model!r} does not exist; known: {known}", "model")
+        return Request(
+            endpoint=scope["path"],
+            route=model,
+            body=body,
+            parsed=parsed,
+            stream=parsed.get("stream") is True,
+            conversation=conversation_key(parsed),
+        )
+
+    def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
+        """Choose who answers, once and for all, and whether the answer is captured."""
+        deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
+        policy = self._serving.config.routes[request.route].capture
+        refused = headers.get(b"x-retort-capture") == b"off" or request.parsed.get("store") is False
+        captured = deployment.capture and policy == "tap" and not refused
+        self._serving.spool.account.start()
+        return Exchange(
+            uuid.uuid4().hex, request, deployment, role, capture="tap" if captured else "off"
+        )
+
+    async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the engine's answer on; what fails before its first byte becomes an error body."""
+        url = exchange.deployment.url + exchange.request.endpoint
+        try:
+            async with self._serving.upstream.post(
+                url, forwarded_body(exchange), forwarded_headers(scope["headers"])
+            ) as response:
+                await self._pass_on(exchange, response, send)
+        except GatewayError as error:
+            exchange.error_type = error.code
+            if exchange.http_status is None:
+                await JSONResponse(error.body(), error.status)(scope, receive, send)
+            # else the answer had begun: returning now breaks the connection, as the engine did
+
+    async def _pass_on(
+        self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send
+    ) -> None:
+        headers = returned_headers(response)
+        headers.append((b"x-retort-exchange-id", exchange.exchange_id.encode()))
+        headers.append((b"x-retort-deployment", exchange.deployment.name.encode()))
+        exchange.http_status = response.status
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        missing = response.content_length
+        async for chunk in response.content.iter_any():
+            if exchange.first_byte is None:
+                exchange.first_byte = time.monotonic()
+            exchange.chunks.append(chunk)
+            missing = None if missing is None else missing - len(chunk)
+            if missing == 0 or ends_stream(exchange.chunks):
+                await self._record(exchange)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._record(exchange)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _record(self, exchange: Exchange) -> None:
+        """Hand the ended exchange to the spool, once, and wait as long as the promise asks."""
+        if exchange.ended is not None:
+            return
+        exchange.ended = time.monotonic()
+        promise = self._serving.config.routes[exchange.request.route].promise
+        written = asyncio.get_running_loop().create_future()
+        taken = self._serving.spool.offer(
+            exchange,
+            exchange.num_bytes,
+            written=_resolver(written),
+            synced=promise == "strict",
+        )
+        if taken and promise != "best_effort":
+            await written
+
+
+def _resolver(future: "asyncio.Future[None]") -> Callable[[], None]:
+    """A callback for another thread that resolves a future of this loop."""
+    loop = asyncio.get_running_loop()
+
+    def resolve() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def written() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(resolve)
+
+    return written
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Collect a request's body.
+
+    Raises:
+        BodyTooLargeError: If it exceeds ``limit`` bytes.
+        RequestError: If the client leaves before its end.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError("the client left before its request was complete")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise BodyTooLargeError(f"the body is larger than max_body_bytes ({limit})")
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def forwarded_body(exchange: Exchange) -> bytes:
+    """The client's own bytes, or, for a captured exchange, the same request with our tag."""
+    if exchange.capture != "tap":
+        return exchange.request.body
+    parsed = exchange.request.parsed
+    own = parsed.get("vllm_xargs")
+    tags = {**(own if isinstance(own, dict) else {}), TAG: exchange.exchange_id}
+    return orjson.dumps({**parsed, "vllm_xargs": tags})
+
+
+def conversation_key(parsed: dict[str, object]) -> str:
+    """What stays the same from turn to turn: the user if named, else how it all began."""
+    user = parsed.get("user")
+    if isinstance(user, str):
+        return user
+    messages = parsed.get("messages")
+    beginning = messages[:2] if isinstance(messages, list) else parsed.get("prompt")
+    return orjson.dumps(beginning).decode()
+
+
+def ends_stream(chunks: list[bytes]) -> bool:
+    """Whether the last event of a stream is complete."""
+    if chunks[-1].endswith(DONE):
+        return True
+    return len(chunks[-1]) < len(DONE) and b"".join(chunks[-len(DONE) :]).endswith(DONE)

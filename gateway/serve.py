@@ -1,0 +1,181 @@
+"""``retort serve``: engines, listeners and committer, brought up and taken down together."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from starlette.types import ASGIApp
+
+import capture.config
+import gateway.config
+from capture.config import CaptureConfig
+from capture.process import GuardedProcess
+from capture.writer import Spool, SpoolLimits
+from gateway.admin import create_admin_app
+from gateway.app import create_app
+from gateway.config import GatewayConfig, host_and_port
+from gateway.driver import RolloutDriver
+from gateway.errors import PortTakenError
+from gateway.exchange import Exchange, encode
+from gateway.fleet import Fleet
+from gateway.metrics import Metrics
+from gateway.relay import Serving
+from gateway.routing import RouteTable
+from gateway.state import StateStore
+from gateway.upstream import Upstream
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+logger = logging.getLogger("gateway")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")] = Path(
+        "retort.toml"
+    ),
+) -> None:
+    """Serve every route of the configuration until SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = gateway.config.load(config)
+    captured = capture.config.load(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(settings, captured, config))
+
+
+async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> None:
+    """Bring everything up, serve, and take everything down in the order that loses nothing."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with (
+        committer(path, settings.run_dir, captured),
+        opened_spool(captured) as spool,
+        opened_upstream(settings) as upstream,
+        opened_fleet(settings, captured) as fleet,
+    ):
+        metrics = Metrics.create(captured.spool)
+        serving = Serving(settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
+        driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
+        serving.on_ended = driver.on_ended
+        admin = create_admin_app(driver, admin_key(settings.run_dir))
+        async with (
+            listening(create_app(serving, metrics), settings.listen),
+            listening(admin, settings.admin_listen),
+        ):
+            starting = asyncio.create_task(driver.resume())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                logger.info("ready on http://%s/v1", settings.listen)
+                await stopping
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await driver.close()
+
+
+@asynccontextmanager
+async def committer(path: Path, run_dir: Path, captured: CaptureConfig) -> AsyncIterator[None]:
+    """Run ``retort log commit --watch`` beside us; it makes a last commit when we end it."""
+    captured.spool.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "gateway", "log", "commit", "--watch", "-c", str(path)]
+    process = GuardedProcess.start(command, {}, run_dir / "committer.log")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(process.stop)
+
+
+@asynccontextmanager
+async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]]:
+    """Open the exchange spool; on the way out everything taken is written."""
+    limits = SpoolLimits(
+        sync_seconds=captured.sync_seconds,
+        segment_bytes=captured.segment_bytes,
+        segment_seconds=captured.segment_seconds,
+    )
+    spool = Spool(captured.spool, "exchanges", encode, limits=limits)
+    try:
+        yield spool
+    finally:
+        await asyncio.to_thread(spool.close)
+
+
+@asynccontextmanager
+async def opened_upstream(settings: GatewayConfig) -> AsyncIterator[Upstream]:
+    """Open the pool that answers clients."""
+    upstream = Upstream.create(settings.connect_timeout_seconds, settings.idle_timeout_seconds)
+    try:
+        yield upstream
+    finally:
+        await upstream.close()
+
+
+@asynccontextmanager
+async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> AsyncIterator[Fleet]:
+    """Open the fleet; on the way out every engine ends, and its tap's spool with it."""
+    fleet = Fleet(settings.run_dir, captured)
+    try:
+        yield fleet
+    finally:
+        await fleet.stop_all()
+
+
+@asynccontextmanager
+async def listening(asgi: ASGIApp, address: str) -> AsyncIterator[None]:
+    """Serve an app on an address; requests under way finish before the context is left.
+
+    Raises:
+        PortTakenError: If the address cannot be bound.
+    """
+    host, port = host_and_port(address)
+    server = Listener(
+        uvicorn.Config(
+            *(asgi, host, port),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    try:
+        socket = server.config.bind_socket()
+    except SystemExit as error:
+        raise PortTakenError(f"cannot listen on {address}: is it taken? choose another") from error
+    task = asyncio.create_task(server.serve([socket]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Listener(uvicorn.Server):
+    """A server that leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Install no handler."""
+        yield
+
+
+def admin_key(run_dir: Path) -> str:
+    """Read the operators' key, making one at the first start; its file is readable by us only."""
+    path = run_dir / "admin.key"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(32), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

@@ -1,0 +1,80 @@
+"""The connection pool to engines; the one place that knows aiohttp and its errors."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Self
+
+import aiohttp
+
+from gateway.errors import NotReadyError, UpstreamError, UpstreamTimeoutError
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization te trailer "
+    b"transfer-encoding upgrade".split()
+)
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"authorization"}
+
+
+class Upstream:
+    """Posts a body to an engine and hands its answer on as it comes, byte for byte."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    @classmethod
+    def create(cls, connect_seconds: float, idle_seconds: float) -> Self:
+        """Open a pool without a limit of its own; call it inside a running event loop.
+
+        Args:
+            connect_seconds: Longest wait for a connection.
+            idle_seconds: Longest silence within an answer, the wait for its first byte included.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_seconds, sock_read=idle_seconds
+        )
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            timeout=timeout,
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        )
+        return cls(session)
+
+    @asynccontextmanager
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; leaving the context early closes the connection, so the engine stops.
+
+        Raises:
+            NotReadyError: If nobody listens there.
+            UpstreamTimeoutError: If the engine stays silent.
+            UpstreamError: If it breaks off.
+        """
+        try:
+            async with self._session.post(url, data=body, headers=headers) as response:
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            raise NotReadyError("the engine cannot be reached; retry in a moment") from error
+        except TimeoutError as error:
+            raise UpstreamTimeoutError("the engine has not answered in time") from error
+        except aiohttp.ClientError as error:
+            raise UpstreamError("the engine broke off its answer") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+def forwarded_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """A client's headers for the engine; the key it gave us stays with us."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in headers
+        if name not in NOT_FORWARDED and not name.startswith(b"x-retort-")
+    }
+
+
+def returned_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+    """The engine's headers for the client."""
+    return [(n, v) for n, v in response.raw_headers if n.lower() not in HOP_BY_HOP]
