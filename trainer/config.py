@@ -1,0 +1,77 @@
+"""The ``[trainer]`` table of ``run.toml``: what to learn from, what to make, for how long."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from capture.config import read_table
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class CutConfig(BaseModel):
+    """Shape of a student cut from its teacher; what is left out is chosen automatically.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        intermediate_size: Neurons kept in every MLP.
+        layers: Blocks kept.
+        heads: Query heads kept in every block; they keep the teacher's ``head_dim``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_size: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    layers: PositiveInt | None = None
+    heads: PositiveInt | None = None
+
+
+class TrainerConfig(BaseModel):
+    """One distillation.
+
+    Attributes:
+        log: Folder of the committed log.
+        where: SQL filter over the log's ``examples`` view.
+        teacher: Hugging Face folder of the model whose distribution was logged.
+        student: Hugging Face folder to start from; without it the teacher is cut down.
+        out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
+        batch_tokens: Padded tokens per step.
+        warmup: Steps of linear warm-up.
+        heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring.
+        threads: CPU threads of the training process.
+        device: A torch device, such as ``cpu`` or ``cuda``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log: Path
+    where: str = "true"
+    teacher: Path
+    student: Path | None = None
+    cut: CutConfig = CutConfig()
+    out: Path
+    loss: Literal["forward_kl", "behaviour_cloning"] = "forward_kl"
+    steps: PositiveInt = 600
+    batch_tokens: PositiveInt = 1024
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup: Annotated[int, Field(ge=0)] = 30
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: PositiveInt = 1
+    device: str = "cpu"
+
+
+def load(path: Path) -> TrainerConfig:
+    """Read ``[trainer]``; relative folders are taken from the file's own folder.
+
+    Raises:
+        ConfigError: If the file is unreadable, or a key or value is wrong.
+    """
+    config = read_table(path, "trainer", TrainerConfig)
+    home = path.resolve().parent
+    folders = {"log": config.log, "teacher": config.teacher, "out": config.out}
+    student = None if config.student is None else home / config.student
+    absolute = {name: home / folder for name, folder in folders.items()}
+    return config.model_copy(update={**absolute, "student": student})

@@ -1,0 +1,150 @@
+"""Training examples from rows of the log: arrays, lineage checks, the held-out split."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from capture.revision import tokenizer_hash
+from trainer.errors import DatasetError
+
+Ints = npt.NDArray[np.int64]
+
+COLUMNS = (
+    "exchange_id",
+    "choice",
+    "model_revision",
+    "tokenizer_hash",
+    "prompt_ids",
+    "completion_ids",
+    "topk_size",
+    "topk_ids",
+    "topk_logprobs",
+    "tail_logprob",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different lengths in one array.
+
+    Attributes:
+        values: All rows, one after the other.
+        offsets: Where each row starts in ``values``, and the end: one more than there are rows.
+    """
+
+    values: npt.NDArray[np.generic]
+    offsets: Ints
+
+    @classmethod
+    def from_column(cls, column: pa.ChunkedArray) -> Self:
+        """Take a list column without null rows."""
+        lists = column.combine_chunks()
+        lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
+        return cls(np.asarray(lists.flatten()), np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def lengths(self) -> Ints:
+        """Number of values in each row."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> npt.NDArray[np.generic]:
+        """Return a view of one row."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Examples of one teacher; every row is one answered prompt.
+
+    Attributes:
+        model_revision: The teacher that answered all of them.
+        prompt_ids: Token ids of each prompt.
+        completion_ids: Token ids of each answer, at least one.
+        topk_size: Entries kept at each position of each answer.
+        topk_ids: Those entries, position after position, likeliest first.
+        topk_logprobs: Their natural-log probabilities, aligned with ``topk_ids``.
+        tail_logprob: Natural log of the mass outside the entries, one per position.
+    """
+
+    model_revision: str
+    prompt_ids: Ragged
+    completion_ids: Ragged
+    topk_size: Ragged
+    topk_ids: Ragged
+    topk_logprobs: Ragged
+    tail_logprob: Ragged
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.prompt_ids.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of prompt and answer together, per example."""
+        return self.prompt_ids.lengths + self.completion_ids.lengths
+
+
+def from_table(table: pa.Table, teacher: Path) -> Dataset:
+    """Take rows of the log's ``examples`` view, all answered by the given teacher.
+
+    Raises:
+        DatasetError: If there is no row, rows of several teachers or tokenizers are mixed, or
+            the tokenizer is not the teacher folder's.
+    """
+    table = table.filter(
+        pa.compute.greater(pa.compute.list_value_length(table["completion_ids"]), 0)
+    )
+    if table.num_rows == 0:
+        raise DatasetError(
+            "no example in the snapshot: widen `where`, or capture more traffic first"
+        )
+    revision = _only_value(table, "model_revision")
+    logged, expected = _only_value(table, "tokenizer_hash"), tokenizer_hash(teacher)
+    if logged != expected:
+        raise DatasetError(
+            f"the log was written with tokenizer {logged}, but {teacher} has {expected}: "
+            "give the folder of the teacher that answered, or filter with `where`"
+        )
+    lists = COLUMNS[COLUMNS.index("prompt_ids") :]
+    return Dataset(revision, *(Ragged.from_column(table[name]) for name in lists))
+
+
+def is_heldout(prompt_ids: npt.ArrayLike, fraction: float) -> bool:
+    """Say whether a prompt belongs to the held-out share, by the SHA-256 of its token ids.
+
+    Equal prompts always land on the same side, whatever the run, the seed or the rest of the log.
+    """
+    digest = hashlib.sha256(np.asarray(prompt_ids, dtype="<i4").tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def split(dataset: Dataset, fraction: float) -> tuple[Ints, Ints]:
+    """Return the row numbers to train on and those held out.
+
+    Raises:
+        DatasetError: If either side is empty.
+    """
+    flags = np.array([is_heldout(dataset.prompt_ids.row(i), fraction) for i in range(len(dataset))])
+    train, heldout = np.flatnonzero(~flags), np.flatnonzero(flags)
+    if not len(train) or not len(heldout):
+        raise DatasetError(
+            f"{len(dataset)} examples split into {len(train)} to train on and {len(heldout)} held "
+            f"out, expected some of each: capture more prompts or change heldout_fraction "
+            f"({fraction})"
+        )
+    return train, heldout
+
+
+def _only_value(table: pa.Table, column: str) -> str:
+    values = sorted(str(value) for value in table[column].unique().to_pylist())
+    if len(values) > 1:
+        raise DatasetError(
+            f"the snapshot mixes {len(values)} values of {column} ({', '.join(values)}): "
+            f"choose one with `where`, such as where = \"{column} = '{values[0]}'\""
+        )
+    return values[0]

@@ -1,0 +1,23 @@
+"""What can go wrong in a correct program that trains a student.
+
+TrainerError
+    DatasetError     the snapshot of the log
+    ModelError       a model folder
+    ManifestError    a folder's retort.json, or a file that it vouches for
+"""
+
+
+class TrainerError(Exception):
+    """Base of this package's errors; the message says what to do next."""
+
+
+class DatasetError(TrainerError):
+    """Raised when the snapshot holds nothing, or nothing that one student can learn from."""
+
+
+class ModelError(TrainerError):
+    """Raised when a teacher or student folder cannot be used."""
+
+
+class ManifestError(TrainerError):
+    """Raised when a model folder is not what its ``retort.json`` says."""
