@@ -1,0 +1,141 @@
+"""What a stage of a rollout has shown so far: bounded counters that only grow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil, log2
+from typing import Literal
+
+from gateway.pair import OTHER, Pair
+
+MAX_SLICES = 32
+RATIO_STEPS = 8
+"""Steps per doubling of a latency ratio."""
+RATIO_LIMIT = 7 * RATIO_STEPS + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one request of a client's went while the candidate had a share of them.
+
+    Attributes:
+        failed: Whether there was no whole answer, for a cause on our side.
+        valid: Whether every text is a JSON object or array.
+        role: Who answered.
+    """
+
+    failed: bool
+    valid: bool
+    role: Literal["incumbent", "candidate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often something was so, among the times it could have been."""
+
+    successes: int = 0
+    trials: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """Successes per trial, None without trials."""
+        return self.successes / self.trials if self.trials else None
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.successes + other.successes, self.trials + other.trials)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Counts over the pairs and outcomes of one stage; a value, so adding gives a new one.
+
+    Attributes:
+        failed: Pairs that the candidate failed, of all pairs.
+        agreed: Pairs that agree, of all pairs; a failed one does not.
+        valid: Pairs with a valid candidate, of those with a valid incumbent.
+        ttft_ratios: Pairs by latency ratio, in steps of ``2 ** (1 / RATIO_STEPS)``.
+        duration_ratios: The same of the whole answer.
+        slices: ``agreed`` by slice, at most ``MAX_SLICES`` of them; later ones count as "other".
+        candidate_failed: Clients' requests that the candidate failed, of those it was given.
+        candidate_valid: Its valid answers, of the same.
+        incumbent_failed: As for the candidate.
+        incumbent_valid: As for the candidate.
+    """
+
+    failed: Count = Count()
+    agreed: Count = Count()
+    valid: Count = Count()
+    ttft_ratios: Mapping[int, int] = field(default_factory=dict)
+    duration_ratios: Mapping[int, int] = field(default_factory=dict)
+    slices: Mapping[str, Count] = field(default_factory=dict)
+    candidate_failed: Count = Count()
+    candidate_valid: Count = Count()
+    incumbent_failed: Count = Count()
+    incumbent_valid: Count = Count()
+
+    def with_pair(self, pair: Pair) -> "Evidence":
+        """Add one mirrored request."""
+        agreed = Count(int(pair.agrees and not pair.candidate_failed), 1)
+        valid = Count(int(pair.candidate_valid and not pair.candidate_failed), 1)
+        return self + Evidence(
+            failed=Count(int(pair.candidate_failed), 1),
+            agreed=agreed,
+            valid=valid if pair.incumbent_valid else Count(),
+            ttft_ratios=_one_step(None if pair.candidate_failed else pair.ttft_ratio),
+            duration_ratios=_one_step(None if pair.candidate_failed else pair.duration_ratio),
+            slices={pair.slice: agreed},
+        )
+
+    def with_outcome(self, outcome: Outcome) -> "Evidence":
+        """Add one request of a client's."""
+        failed = Count(int(outcome.failed), 1)
+        valid = Count(int(outcome.valid and not outcome.failed), 1)
+        if outcome.role == "candidate":
+            failed, valid = self.candidate_failed + failed, self.candidate_valid + valid
+            return replace(self, candidate_failed=failed, candidate_valid=valid)
+        failed, valid = self.incumbent_failed + failed, self.incumbent_valid + valid
+        return replace(self, incumbent_failed=failed, incumbent_valid=valid)
+
+    def __add__(self, other: "Evidence") -> "Evidence":
+        return Evidence(
+            failed=self.failed + other.failed,
+            agreed=self.agreed + other.agreed,
+            valid=self.valid + other.valid,
+            ttft_ratios=_sum_steps(self.ttft_ratios, other.ttft_ratios),
+            duration_ratios=_sum_steps(self.duration_ratios, other.duration_ratios),
+            slices=_sum_slices(self.slices, other.slices),
+            candidate_failed=self.candidate_failed + other.candidate_failed,
+            candidate_valid=self.candidate_valid + other.candidate_valid,
+            incumbent_failed=self.incumbent_failed + other.incumbent_failed,
+            incumbent_valid=self.incumbent_valid + other.incumbent_valid,
+        )
+
+
+def slower_than(limit: float, ratios: Mapping[int, int]) -> Count:
+    """Count the ratios above ``limit``, which is rounded up by less than 9 percent to a step."""
+    step = _step(limit)
+    above = sum(count for at, count in ratios.items() if at > step)
+    return Count(above, sum(ratios.values()))
+
+
+def _step(ratio: float) -> int:
+    """Index of the first step at or above a ratio, within ``RATIO_LIMIT`` of 1."""
+    if ratio <= 0:
+        return -RATIO_LIMIT
+    return max(-RATIO_LIMIT, min(RATIO_LIMIT, ceil(RATIO_STEPS * log2(ratio))))
+
+
+def _one_step(ratio: float | None) -> dict[int, int]:
+    return {} if ratio is None else {_step(ratio): 1}
+
+
+def _sum_steps(left: Mapping[int, int], right: Mapping[int, int]) -> dict[int, int]:
+    return {step: left.get(step, 0) + right.get(step, 0) for step in {**left, **right}}
+
+
+def _sum_slices(left: Mapping[str, Count], right: Mapping[str, Count]) -> dict[str, Count]:
+    total = dict(left)
+    for name, count in right.items():
+        known = name in total or len(total) < MAX_SLICES - (OTHER not in total)
+        key = name if known else OTHER
+        total[key] = total.get(key, Count()) + count
+    return total

@@ -1,0 +1,228 @@
+"""Whether a rollout's evidence says to go on, to go back, or to wait; a pure function."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gateway.confidence import confidence_sequence
+from gateway.evidence import MAX_SLICES, Count, Evidence, slower_than
+
+Stage = Literal["shadow", "canary", "live"]
+Action = Literal["wait", "advance", "rollback"]
+Finding = Literal["passed", "open", "too_few", "breached"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Sample = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(ge=1 / 128, le=128)]
+
+
+class Guards(BaseModel):
+    """What a candidate must show, ``[gateway.routes.NAME.guards]``.
+
+    A threshold on all traffic has to be proven in shadow, so the nearer it lies to the truth, the
+    more pairs that takes: without a single failure, ``error_rate_max`` of 0.05, 0.02 and 0.01 take
+    116, 320 and 680 pairs at the default confidence.
+
+    Attributes:
+        error_rate_max: Share of requests that the candidate may fail.
+        agreement_min: Share of mirrored requests to which both models must say the same.
+        worst_slice_agreement_min: The same within each slice.
+        format_validity_min: Share of the incumbent's JSON answers to which the candidate must
+            answer in JSON too; in canary, its share of JSON answers over the incumbent's.
+        ttft_ratio_max: Time to first byte over the incumbent's beyond which a pair is slow.
+        duration_ratio_max: The same of the last byte.
+        slow_share_max: Share of pairs that may be slow; 0.5 bounds the median ratio.
+        min_pairs: Mirrored requests before shadow may end.
+        min_canary: Candidate answers to clients before a canary step may end.
+        slice_min_sample: Requests before a slice, or another part of the traffic, is judged.
+        min_breach_sample: Requests before any guard may end the rollout.
+        confidence: Of each guard, over all times it is looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.02
+    agreement_min: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    worst_slice_agreement_min: Fraction = 0.8
+    format_validity_min: Fraction = 0.98
+    ttft_ratio_max: Ratio = 1.5
+    duration_ratio_max: Ratio = 1.5
+    slow_share_max: Fraction = 0.5
+    min_pairs: Sample = 200
+    min_canary: Sample = 50
+    slice_min_sample: Sample = 30
+    min_breach_sample: Sample = 20
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _order(self) -> "Guards":
+        if self.min_breach_sample > min(self.min_pairs, self.min_canary):
+            raise ValueError(
+                f"min_breach_sample is {self.min_breach_sample}, expected at most min_pairs "
+                f"({self.min_pairs}) and min_canary ({self.min_canary}): a stage must not end "
+                "before its guards may speak"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one guard found.
+
+    Attributes:
+        guard: Name, such as ``agreement``.
+        finding: ``passed``; ``breached``; ``open`` (enough data, neither); ``too_few``.
+        observed: Share seen, None without data.
+        bound: The confidence bound on the bad side, or for a breach on the good side: what the
+            share provably is at worst, or at best.
+        threshold: What the share is held against.
+        sample: Requests counted.
+        slice: The slice, None for all traffic.
+    """
+
+    guard: str
+    finding: Finding
+    observed: float | None
+    bound: float
+    threshold: float
+    sample: int
+    slice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do, and what every guard found."""
+
+    action: Action
+    reasons: tuple[Reason, ...]
+
+    @property
+    def breaches(self) -> tuple[Reason, ...]:
+        """The reasons of a rollback."""
+        return tuple(reason for reason in self.reasons if reason.finding == "breached")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How much a guard must show.
+
+    Attributes:
+        need: What lets the stage end: a pass by the bound, a pass by the share seen, the latter
+            only from ``min_sample`` on, or nothing.
+        min_sample: Requests before it can pass.
+        min_breach_sample: Requests before it can be breached.
+        alpha: Chance of its bounds ever being wrong.
+    """
+
+    need: Literal["proof", "sight", "sight_if_judged", "nothing"]
+    min_sample: int
+    min_breach_sample: int
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """One guard with the counts it looks at."""
+
+    guard: str
+    count: Count
+    limit: Literal["floor", "ceiling"]
+    threshold: float
+    rule: _Rule
+    slice: str | None = None
+
+
+def judge(stage: Stage, evidence: Evidence, guards: Guards) -> Verdict:
+    """Judge a stage by what was recorded in it.
+
+    *Rollback*: some guard is breached, that is, from ``min_breach_sample`` on (slices:
+    ``slice_min_sample``) the confidence sequence leaves no value on the right side of the
+    threshold. The slices share one ``1 - confidence`` by Bonferroni over ``MAX_SLICES``, however
+    many there are, so that a new slice never takes back what an older one has proven.
+
+    *Advance*: nothing is breached and the stage's guards pass. In shadow, error rate and agreement
+    pass by proof: ``min_pairs`` are there and the bound on the bad side clears the threshold.
+    Guards on a part of the traffic (slices, format, latency) pass by the observed share, since a
+    part can be too small to prove anything; those below ``slice_min_sample`` are listed as
+    ``too_few`` and do not hold the stage up. In canary, where proof at a small share would take
+    days, error rate and format pass by the observed share of ``min_canary`` answers, and pairs
+    still mirrored can only end it. A live candidate can only be rolled back.
+
+    *Wait*: otherwise.
+
+    More evidence in the same proportion never takes a rollback back (see ``confidence_sequence``).
+    """
+    checks = [*_pair_checks(evidence, guards, stage), *_canary_checks(evidence, guards, stage)]
+    reasons = tuple(_weigh(check) for check in checks)
+    if any(reason.finding == "breached" for reason in reasons):
+        return Verdict("rollback", reasons)
+    held = any(_holds_up(check, reason) for check, reason in zip(checks, reasons, strict=True))
+    return Verdict("wait" if held or stage == "live" else "advance", reasons)
+
+
+def _pair_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator[_Check]:
+    """Guards on mirrored requests; after shadow they can only end the rollout."""
+    alpha, breach, few = 1 - guards.confidence, guards.min_breach_sample, guards.slice_min_sample
+    if stage == "shadow":
+        whole = _Rule("proof", guards.min_pairs, breach, alpha)
+        part = _Rule("sight_if_judged", few, breach, alpha)
+    elif evidence.agreed.trials:
+        whole = part = _Rule("nothing", few, breach, alpha)
+    else:
+        return
+    yield _Check("error_rate", evidence.failed, "ceiling", guards.error_rate_max, whole)
+    yield _Check("agreement", evidence.agreed, "floor", guards.agreement_min, whole)
+    yield _Check("format_validity", evidence.valid, "floor", guards.format_validity_min, part)
+    for name, limit, ratios in (
+        ("slow_ttft", guards.ttft_ratio_max, evidence.ttft_ratios),
+        ("slow_duration", guards.duration_ratio_max, evidence.duration_ratios),
+    ):
+        slow = slower_than(limit, ratios)
+        yield _Check(name, slow, "ceiling", guards.slow_share_max, part)
+    narrow = replace(part, min_breach_sample=few, alpha=alpha / MAX_SLICES)
+    least = guards.worst_slice_agreement_min
+    for name, count in evidence.slices.items():
+        yield _Check("slice_agreement", count, "floor", least, narrow, name)
+
+
+def _canary_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator[_Check]:
+    """Guards on what clients got from the candidate.
+
+    Which answers must be JSON is known only from the incumbent's share of them, in the same
+    traffic: the least that share provably is, at half the alpha, sets the candidate's threshold.
+    """
+    if stage == "shadow":
+        return
+    alpha = 1 - guards.confidence
+    rule = _Rule("sight", guards.min_canary, guards.min_breach_sample, alpha)
+    failed, valid = evidence.candidate_failed, evidence.candidate_valid
+    yield _Check("canary_error_rate", failed, "ceiling", guards.error_rate_max, rule)
+    theirs = evidence.incumbent_valid
+    share, _ = confidence_sequence(theirs.successes, theirs.trials, alpha / 2)
+    least = guards.format_validity_min * share
+    yield _Check("canary_format", valid, "floor", least, replace(rule, alpha=alpha / 2))
+
+
+def _weigh(check: _Check) -> Reason:
+    """Hold one guard's counts against its threshold."""
+    count, rule, share = check.count, check.rule, check.count.share
+    low, high = confidence_sequence(count.successes, count.trials, rule.alpha)
+    sign, worst, best = (-1, high, low) if check.limit == "ceiling" else (1, low, high)
+    least = sign * check.threshold
+    finding: Finding = "open"
+    if count.trials >= rule.min_breach_sample and sign * best < least:
+        finding = "breached"
+    elif share is None or count.trials < rule.min_sample:
+        finding = "too_few"
+    elif sign * (worst if rule.need == "proof" else share) >= least:
+        finding = "passed"
+    bound = best if finding == "breached" else worst
+    return Reason(check.guard, finding, share, bound, check.threshold, count.trials, check.slice)
+
+
+def _holds_up(check: _Check, reason: Reason) -> bool:
+    """Whether the stage cannot end yet because of what this guard found."""
+    if check.rule.need == "nothing" or reason.finding == "passed":
+        return False
+    return reason.finding == "open" or check.rule.need != "sight_if_judged"

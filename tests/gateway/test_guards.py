@@ -1,0 +1,230 @@
+"""Verdicts: what rolls back, what goes on, what waits, and that more of the same never flips."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gateway.evidence import Count, Evidence
+from gateway.guards import Finding, Guards, Reason, Stage, Verdict, judge
+from tests.gateway.strategies import EVIDENCE
+
+GUARDS = Guards(error_rate_max=0.05)
+SMALL = Guards(min_pairs=4, min_canary=4, slice_min_sample=3, min_breach_sample=2, confidence=0.5)
+NONE = Count()
+ALL_JSON = Count(200, 200)
+STAGES: list[Stage] = ["shadow", "canary", "live"]
+
+
+def shadow(
+    *,
+    failed: int = 0,
+    agreed: int = 200,
+    pairs: int = 200,
+    valid: Count = NONE,
+    slices: dict[str, Count] | None = None,
+    slow: int = 0,
+) -> Evidence:
+    """A stage of mirrored requests; ``slow`` of them took four times as long."""
+    return Evidence(
+        failed=Count(failed, pairs),
+        agreed=Count(agreed, pairs),
+        valid=valid,
+        ttft_ratios={16: slow, 0: pairs - slow},
+        slices=slices or {},
+    )
+
+
+def canary(failed: int, valid: int, answers: int, incumbent: Count = ALL_JSON) -> Evidence:
+    """A stage of clients' requests."""
+    return Evidence(
+        candidate_failed=Count(failed, answers),
+        candidate_valid=Count(valid, answers),
+        incumbent_valid=incumbent,
+    )
+
+
+def finding(verdict: Verdict, guard: str, slice_name: str | None = None) -> Finding:
+    return reason(verdict, guard, slice_name).finding
+
+
+def reason(verdict: Verdict, guard: str, slice_name: str | None = None) -> Reason:
+    (found,) = [r for r in verdict.reasons if (r.guard, r.slice) == (guard, slice_name)]
+    return found
+
+
+def test_a_candidate_that_proves_itself_advances() -> None:
+    assert judge("shadow", shadow(agreed=196), GUARDS).action == "advance"
+
+
+def test_nothing_seen_means_waiting() -> None:
+    for stage in STAGES:
+        assert judge(stage, Evidence(), GUARDS).action == "wait"
+
+
+def test_shadow_waits_for_its_smallest_sample_however_good_it_looks() -> None:
+    verdict = judge("shadow", shadow(pairs=199, agreed=199), GUARDS)
+
+    assert verdict.action == "wait"
+    assert finding(verdict, "agreement") == "too_few"
+
+
+def test_shadow_waits_while_agreement_is_seen_but_not_proven() -> None:
+    verdict = judge("shadow", shadow(agreed=184), GUARDS)
+
+    agreement = reason(verdict, "agreement")
+    assert verdict.action == "wait"
+    assert agreement.finding == "open"
+    assert agreement.observed == 0.92
+    assert agreement.bound < agreement.threshold == 0.9
+    assert agreement.sample == 200
+
+
+def test_a_candidate_that_says_something_else_is_rolled_back_within_the_smallest_sample() -> None:
+    assert judge("shadow", shadow(agreed=0, pairs=19), GUARDS).action == "wait"
+
+    verdict = judge("shadow", shadow(agreed=0, pairs=20), GUARDS)
+
+    (breach,) = verdict.breaches
+    assert verdict.action == "rollback"
+    assert (breach.guard, breach.observed, breach.sample) == ("agreement", 0.0, 20)
+    assert breach.bound < breach.threshold
+
+
+def test_failing_mirrored_requests_rolls_back() -> None:
+    verdict = judge("shadow", shadow(failed=60), GUARDS)
+
+    assert [breach.guard for breach in verdict.breaches] == ["error_rate"]
+    assert verdict.breaches[0].bound > 0.05
+
+
+def test_a_bad_slice_rolls_back_although_the_whole_is_good() -> None:
+    slices = {"common": Count(960, 960), "rare": Count(8, 40)}
+
+    verdict = judge("shadow", shadow(pairs=1000, agreed=968, slices=slices), GUARDS)
+
+    assert [(breach.guard, breach.slice) for breach in verdict.breaches] == [
+        ("slice_agreement", "rare")
+    ]
+    assert finding(verdict, "agreement") == "passed"
+
+
+def test_a_slice_below_its_threshold_without_proof_holds_shadow_up() -> None:
+    slices = {"rare": Count(23, 30)}
+
+    verdict = judge("shadow", shadow(slices=slices), GUARDS)
+
+    assert verdict.action == "wait"
+    assert finding(verdict, "slice_agreement", "rare") == "open"
+
+
+def test_a_slice_with_too_little_data_is_listed_and_neither_passes_nor_breaches() -> None:
+    verdict = judge("shadow", shadow(slices={"rare": Count(0, 29)}), GUARDS)
+
+    assert verdict.action == "advance"
+    assert finding(verdict, "slice_agreement", "rare") == "too_few"
+
+
+def test_losing_the_format_rolls_back() -> None:
+    verdict = judge("shadow", shadow(valid=Count(150, 200)), GUARDS)
+
+    assert [breach.guard for breach in verdict.breaches] == ["format_validity"]
+
+
+def test_prose_traffic_is_not_held_up_by_the_format_guard() -> None:
+    verdict = judge("shadow", shadow(valid=Count(0, 0)), GUARDS)
+
+    assert verdict.action == "advance"
+    assert reason(verdict, "format_validity").observed is None
+
+
+def test_a_slow_candidate_is_rolled_back_and_a_mostly_fast_one_is_not() -> None:
+    assert judge("shadow", shadow(slow=80), GUARDS).action == "advance"
+    assert judge("shadow", shadow(slow=110), GUARDS).action == "wait"
+    assert [b.guard for b in judge("shadow", shadow(slow=140), GUARDS).breaches] == ["slow_ttft"]
+
+
+def test_a_canary_step_ends_after_enough_good_answers() -> None:
+    assert judge("canary", canary(0, 49, 49), GUARDS).action == "wait"
+    assert judge("canary", canary(0, 50, 50), GUARDS).action == "advance"
+    assert judge("canary", canary(3, 50, 50), GUARDS).action == "wait"
+
+
+def test_a_canary_that_fails_clients_is_rolled_back() -> None:
+    verdict = judge("canary", canary(12, 20, 20), GUARDS)
+
+    assert [breach.guard for breach in verdict.breaches] == ["canary_error_rate"]
+
+
+def test_a_canary_that_loses_the_format_its_incumbent_keeps_is_rolled_back() -> None:
+    assert judge("canary", canary(0, 30, 50), GUARDS).action == "rollback"
+    assert judge("canary", canary(0, 30, 50, Count(0, 200)), GUARDS).action == "advance"
+    assert judge("canary", canary(0, 30, 50, Count(120, 200)), GUARDS).action == "advance"
+
+
+def test_pairs_mirrored_during_canary_can_end_it_and_do_not_hold_it_up() -> None:
+    good = canary(0, 50, 50) + shadow(pairs=3, agreed=3)
+    bad = canary(0, 50, 50) + shadow(pairs=60, agreed=10)
+
+    assert judge("canary", good, GUARDS).action == "advance"
+    assert judge("canary", bad, GUARDS).action == "rollback"
+
+
+def test_a_live_candidate_is_rolled_back_when_it_fails_and_else_left_alone() -> None:
+    assert judge("live", canary(0, 500, 500), GUARDS).action == "wait"
+    assert judge("live", canary(100, 500, 500), GUARDS).action == "rollback"
+
+
+@settings(max_examples=300)
+@given(EVIDENCE, st.integers(1, 6), st.sampled_from(STAGES))
+def test_more_of_the_same_evidence_never_takes_a_rollback_back(
+    evidence: Evidence, times: int, stage: Stage
+) -> None:
+    before = judge(stage, evidence, SMALL)
+    for _ in range(times):
+        evidence = evidence + evidence
+    after = judge(stage, evidence, SMALL)
+
+    assert before.action != "rollback" or after.action == "rollback"
+    named = {(breach.guard, breach.slice) for breach in after.breaches}
+    assert {(breach.guard, breach.slice) for breach in before.breaches} <= named
+
+
+@given(EVIDENCE, st.sampled_from(STAGES))
+def test_a_verdict_follows_from_its_own_reasons(evidence: Evidence, stage: Stage) -> None:
+    verdict = judge(stage, evidence, SMALL)
+
+    assert (verdict.action == "rollback") == bool(verdict.breaches)
+    assert verdict == judge(stage, evidence, SMALL)
+    for found in verdict.breaches:
+        assert found.observed is not None
+        is_ceiling = found.observed > found.threshold
+        assert (found.bound > found.threshold) == is_ceiling
+        assert found.bound != found.threshold
+
+
+@given(EVIDENCE, st.sampled_from(STAGES))
+def test_a_new_slice_never_takes_back_what_an_older_one_has_proven(
+    evidence: Evidence, stage: Stage
+) -> None:
+    named = {r.slice for r in judge(stage, evidence, SMALL).breaches}
+
+    grown = evidence + Evidence(slices={"new": Count(1, 1)})
+
+    assert named <= {r.slice for r in judge(stage, grown, SMALL).breaches}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"error_rate_max": 0},
+        {"agreement_min": 1},
+        {"min_pairs": 10},
+        {"min_canary": 10},
+        {"confidence": 1},
+        {"unknown": 1},
+    ],
+)
+def test_guards_that_could_never_be_met_are_refused(table: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Guards.model_validate(table)
