@@ -18,24 +18,32 @@ class GuardedProcess:
 
     Attributes:
         log_path: File that receives everything the command prints.
+        grace_seconds: How long it may take to end when asked.
     """
 
     log_path: Path
+    grace_seconds: float
     _process: "subprocess.Popen[bytes]"
 
     @classmethod
-    def start(cls, command: Sequence[str], env: Mapping[str, str], log_path: Path) -> Self:
+    def start(
+        cls,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log_path: Path,
+        grace_seconds: float = 5.0,
+    ) -> Self:
         """Launch the command with environment overrides and return at once."""
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "capture.watchdog", json.dumps(dict(env)), *command],
+                guarded(command, env, grace_seconds),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(log_path, process)
+        return cls(log_path, grace_seconds, process)
 
     @property
     def is_running(self) -> bool:
@@ -47,13 +55,21 @@ class GuardedProcess:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n  ".join(lines[-LOG_TAIL_LINES:])
 
-    def stop(self, timeout_seconds: float = 15.0) -> None:
+    def stop(self) -> None:
         """Ask it to end, wait, then kill; safe to call twice."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         try:
-            self._process.wait(timeout_seconds)
+            self._process.wait(self.grace_seconds + 10.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def guarded(
+    command: Sequence[str], env: Mapping[str, str], grace_seconds: float = 5.0
+) -> list[str]:
+    """The command line that runs a command under the watchdog; keep its standard input open."""
+    options = json.dumps({"env": dict(env), "grace_seconds": grace_seconds})
+    return [sys.executable, "-m", "capture.watchdog", options, *command]

@@ -1,8 +1,8 @@
-"""Run a command that must not outlive its parent: ``python -m capture.watchdog ENV COMMAND...``.
+"""Run a command that must not outlive its parent: ``python -m capture.watchdog OPTIONS COMMAND``.
 
-``ENV`` is a JSON object of environment overrides. The command gets a session of its own. When
-standard input ends (the parent closed it or died, however), or on SIGTERM, the whole process
-group is terminated, and killed if it is still there after ``GRACE_SECONDS``.
+``OPTIONS`` is JSON: ``env`` (environment overrides) and ``grace_seconds``. The command gets a
+session of its own. When standard input ends (the parent closed it or died, however), or on
+SIGTERM, its process group is terminated, and killed if it is still there after the grace.
 """
 
 import json
@@ -12,31 +12,30 @@ import subprocess
 import sys
 import threading
 
-GRACE_SECONDS = 5.0
-
 
 def main(arguments: list[str]) -> int:
     """Start the command, wait for its end or the parent's, leave nothing behind."""
-    overrides, *command = arguments
+    options = json.loads(arguments[0])
     child = subprocess.Popen(
-        command,
-        env={**os.environ, **json.loads(overrides)},
+        arguments[1:],
+        env={**os.environ, **options["env"]},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: _signal_group(child.pid, signal.SIGTERM))
-    threading.Thread(target=_end_with_parent, args=(child.pid,), daemon=True).start()
+    watching = (child.pid, options["grace_seconds"])
+    threading.Thread(target=_end_with_parent, args=watching, daemon=True).start()
     code = child.wait()
     _signal_group(child.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 
-def _end_with_parent(group: int) -> None:
+def _end_with_parent(group: int, grace_seconds: float) -> None:
     """Block until standard input ends, then end the group."""
     while sys.stdin.buffer.read(4096):
         pass
     _signal_group(group, signal.SIGTERM)
-    killer = threading.Timer(GRACE_SECONDS, _signal_group, args=(group, signal.SIGKILL))
+    killer = threading.Timer(grace_seconds, _signal_group, args=(group, signal.SIGKILL))
     killer.daemon = True
     killer.start()
 

@@ -53,19 +53,22 @@ def run(name: str, words: list[str]) -> int:
     except ConfigError as error:
         print(f"retort: {error}", file=sys.stderr)
         return 2
-    except (CaptureError, *loaded_errors()) as error:
+    except Exception as error:
+        if not isinstance(error, known_errors()):
+            raise
         print(f"retort: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def loaded_errors() -> tuple[type[Exception], ...]:
+def known_errors() -> tuple[type[Exception], ...]:
     """Base errors of the packages that the command has imported."""
-    return tuple(
+    loaded = (
         getattr(sys.modules[module], base)
         for module, base in PACKAGE_ERRORS.items()
         if module in sys.modules
     )
+    return (CaptureError, *loaded)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ GatewayError
     UpstreamError        502  the engine broke off
     UpstreamTimeoutError 504  the engine stayed silent
     PortTakenError            an address that cannot be bound
+    DemoError                 a step of the demo that failed
     AdminKeyError        401
     RolloutError         409  a move the rollout's state does not allow
     StateConflictError   409  another writer was first
     RolloutNotFoundError 404
+    StateStoreError      503  the state store cannot be opened, read or written
 """
 
 from typing import ClassVar
@@ -86,6 +88,10 @@ class PortTakenError(GatewayError):
     """Raised when one of our listeners cannot bind its address."""
 
 
+class DemoError(GatewayError):
+    """Raised when a step of the demo fails; carries what the step said."""
+
+
 class AdminKeyError(GatewayError):
     """Raised when an operator's request comes without the admin key."""
 
@@ -113,3 +119,10 @@ class RolloutNotFoundError(RolloutError):
 
     status = 404
     code = "rollout_not_found"
+
+
+class StateStoreError(GatewayError):
+    """Raised when the state store cannot be opened, read or written; nothing was changed."""
+
+    status = 503
+    code = "state_store_failed"

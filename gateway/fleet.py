@@ -16,7 +16,7 @@ class Fleet:
     def __init__(self, run_dir: Path, capture: CaptureConfig) -> None:
         self._run_dir = run_dir
         self._capture = capture
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, Engine] = {}  # by deployment
 
     async def start(
         self, name: str, route: str, model: Path, config: EngineConfig, *, capture: bool
@@ -54,6 +54,7 @@ class Fleet:
         """End every engine."""
         await asyncio.gather(*(self.stop(name) for name in list(self._engines)))
 
-    def dead(self) -> list[str]:
-        """Names of engines that ended by themselves."""
-        return [name for name, engine in self._engines.items() if not engine.is_running]
+    def names(self, route: str) -> list[str]:
+        """Deployments of a route that run here."""
+        engines = self._engines.items()
+        return [name for name, engine in engines if engine.spec.served_name == route]

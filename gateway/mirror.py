@@ -20,6 +20,7 @@ from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
+OnPair = Callable[[Exchange, Exchange], None]
 JSON_HEADERS = {"content-type": "application/json"}
 
 
@@ -46,22 +47,23 @@ class Mirror:
         candidate: Deployment,
         spool: Spool[Exchange],
         metrics: Metrics,
-        on_pair: Callable[[Exchange, Exchange], None],
         limits: MirrorLimits,
     ) -> None:
         self._candidate = candidate
         self._spool = spool
         self._metrics = metrics
-        self._on_pair = on_pair
         self._limits = limits
-        self._queue: asyncio.Queue[Exchange] = asyncio.Queue(limits.queue)
+        self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue(limits.queue)
         self._upstream = Upstream.create(connect_seconds=5.0, idle_seconds=limits.seconds)
         self._workers = [asyncio.create_task(self._work()) for _ in range(limits.concurrency)]
 
-    def offer(self, incumbent: Exchange) -> None:
-        """Queue a copy of an ended exchange, or skip it when there are too many."""
+    def offer(self, incumbent: Exchange, on_pair: OnPair) -> None:
+        """Queue a copy of an ended exchange, or skip it when there are too many.
+
+        ``on_pair`` gets the exchange and its shadow, failed or not.
+        """
         try:
-            self._queue.put_nowait(incumbent)
+            self._queue.put_nowait((incumbent, on_pair))
         except asyncio.QueueFull:
             self._metrics.mirrored.labels(incumbent.request.route, "skipped").inc()
 
@@ -74,11 +76,11 @@ class Mirror:
 
     async def _work(self) -> None:
         while True:
-            incumbent = await self._queue.get()
+            incumbent, on_pair = await self._queue.get()
             try:
                 shadow = await self._ask(incumbent)
                 self._metrics.mirrored.labels(incumbent.request.route, shadow.status).inc()
-                self._on_pair(incumbent, shadow)
+                on_pair(incumbent, shadow)
             except Exception:  # the border: a shadow must never hurt anybody
                 logger.exception("shadow request failed")
                 self._metrics.mirrored.labels(incumbent.request.route, "error").inc()

@@ -67,7 +67,7 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
         metrics = Metrics.create(captured.spool)
         serving = Serving(settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
         driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
-        serving.on_ended = driver.on_ended
+        serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
         admin = create_admin_app(driver, admin_key(settings.run_dir))
         async with (
             listening(create_app(serving, metrics), settings.listen),

@@ -1,0 +1,105 @@
+"""Prompts of a chat-form JSONL file: what to ask, what is right, and how rare it is."""
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from capture.errors import ConfigError
+
+Slice = Literal["common", "rare"]
+RARE_FRACTION = 0.2
+POPULARITY_EXPONENT = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request of the demo.
+
+    Attributes:
+        messages: Chat messages up to the answer, as (role, content).
+        answer: The right answer, where the file has it.
+        slice: Whether it is a common or a rare form.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    answer: str | None
+    slice: Slice
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as OpenAI's API takes them."""
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """Read a file; forms that it does not call common or rare are told apart by their words.
+
+    Raises:
+        ConfigError: If the file is missing, empty, or a line is not a chat; with its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a chat-form JSONL file") from error
+    prompts: list[Prompt] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            said = tuple((turn["role"], turn["content"]) for turn in row["messages"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f'{path}:{number}: expected {{"messages": [{{"role", "content"}}, ...]}}'
+            ) from error
+        answer = said[-1][1] if said and said[-1][0] == "assistant" else None
+        asked = said[:-1] if answer is not None else said
+        prompts.append(Prompt(asked, answer, row.get("slice", "common")))
+    if not prompts:
+        raise ConfigError(f"{path}: no prompts in it")
+    return (
+        prompts
+        if {prompt.slice for prompt in prompts} == {"common", "rare"}
+        else by_rarity(prompts)
+    )
+
+
+def by_rarity(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Call the fifth with the most surprising words rare (mean surprisal under all prompts)."""
+    words = [re.findall(r"\w+", prompt.messages[-1][1].lower()) for prompt in prompts]
+    counts = Counter(word for each in words for word in each)
+    total = sum(counts.values())
+    surprisal = [
+        sum(-math.log(counts[word] / total) for word in each) / max(len(each), 1) for each in words
+    ]
+    limit = sorted(surprisal)[int(len(prompts) * (1 - RARE_FRACTION))]
+    return [
+        replace(prompt, slice="rare" if value >= limit else "common")
+        for prompt, value in zip(prompts, surprisal, strict=True)
+    ]
+
+
+def split_heldout(prompts: Sequence[Prompt], fraction: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Split by prompt hash, so equal prompts are on one side; returns (traffic, held out)."""
+    heldout = [_position(prompt) < fraction for prompt in prompts]
+    pairs = list(zip(prompts, heldout, strict=True))
+    return [p for p, held in pairs if not held], [p for p, held in pairs if held]
+
+
+def _position(prompt: Prompt) -> float:
+    digest = hashlib.sha256(json.dumps(prompt.messages).encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def popular(prompts: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
+    """Draw prompts for ever, some far more often than others (Zipf over a shuffled order)."""
+    rng = random.Random(seed)  # noqa: S311  traffic, not secrets
+    order = rng.sample(prompts, len(prompts))
+    weights = [1 / rank**POPULARITY_EXPONENT for rank in range(1, len(order) + 1)]
+    while True:
+        yield from rng.choices(order, weights, k=256)

@@ -1,0 +1,232 @@
+"""Which engine serves which route, and the rollouts that change it: at most one per route."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from capture.revision import tokenizer_hash
+from gateway.drain import UnderWay
+from gateway.errors import RolloutError, RouteNotFoundError
+from gateway.exchange import Exchange
+from gateway.fleet import Fleet
+from gateway.guards import judge
+from gateway.metrics import Metrics
+from gateway.mirror import Mirror, MirrorLimits
+from gateway.relay import Serving
+from gateway.rollout import Rollout, promote, roll_back, rollout_json
+from gateway.routing import Deployment, Route
+from gateway.state import Saved, StateStore
+from gateway.trial import Trial
+from quant.bundle import verify_bundle
+
+DRAIN_SECONDS = 30.0
+
+
+class RolloutDriver:
+    """Brings routes up, starts and ends rollouts, answers operators."""
+
+    def __init__(self, serving: Serving, fleet: Fleet, store: StateStore, metrics: Metrics) -> None:
+        self._serving = serving
+        self._fleet = fleet
+        self._store = store
+        self._metrics = metrics
+        self._trials: dict[str, Trial] = {}
+        self._starting: set[str] = set()
+        self._under_way = UnderWay()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def on_begun(self, exchange: Exchange) -> None:
+        """Count a client's request as under way."""
+        self._metrics.begin(exchange)
+        self._under_way.begin(exchange.deployment.name)
+
+    def on_ended(self, exchange: Exchange) -> None:
+        """Count a client's request as ended; a rollout of its route learns from it."""
+        self._metrics.end(exchange)
+        self._under_way.end(exchange.deployment.name)
+        trial = self._trials.get(exchange.request.route)
+        if trial is not None:
+            trial.observe(exchange)
+
+    async def resume(self) -> None:
+        """Bring every route up: with the last promoted bundle, or the configured model.
+
+        Raises:
+            EngineError: If an engine does not start.
+        """
+        routes = self._serving.config.routes
+        await asyncio.gather(*(self._resume_route(name) for name in routes))
+
+    async def _resume_route(self, name: str) -> None:
+        config = self._serving.config.routes[name]
+        live = await asyncio.to_thread(self._store.live, name)
+        if live is not None:
+            incumbent = await self._start_bundle(live.rollout)
+        elif config.model is not None:
+            captured = config.capture == "tap"
+            teacher = f"{name}-teacher"
+            incumbent = await self._start_engine(name, teacher, config.model, capture=captured)
+        else:
+            incumbent = Deployment(f"{name}-external", config.url or "", name, None, capture=False)
+        self._assign(name, Route(incumbent))
+        active = await asyncio.to_thread(self._store.active, name)
+        if active is not None:
+            self._begin(active, await self._start_bundle(active.rollout))
+
+    async def _start_engine(
+        self, route: str, name: str, model: Path, *, capture: bool = False
+    ) -> Deployment:
+        config = self._serving.config.routes[route].engine
+        return await self._fleet.start(name, route, model, config, capture=capture)
+
+    async def _start_bundle(self, rollout: Rollout) -> Deployment:
+        bundle = Path(rollout.bundle)
+        await asyncio.to_thread(self._verify, rollout.route, bundle)
+        return await self._start_engine(rollout.route, rollout.candidate, bundle)
+
+    async def start(self, route: str, bundle: str) -> Rollout:
+        """Verify a bundle, start its engine and begin to mirror; returns once it is in shadow.
+
+        Raises:
+            RouteNotFoundError: If there is no such route, or it is not up.
+            RolloutError: If the route has a rollout under way.
+            BundleError: If the bundle is not what it says it is, or reads text differently.
+            EngineError: If it does not generate.
+        """
+        if route not in self._serving.table.routes:
+            raise RouteNotFoundError(f"no route {route!r}", "route")
+        if route in self._trials or route in self._starting:
+            raise RolloutError(f"route {route} has a rollout under way; end that first")
+        self._starting.add(route)
+        try:
+            await self._retire(route)
+            number = uuid.uuid4().hex[:12]
+            name = f"{Path(bundle).name}-{number[:4]}"
+            steps = self._serving.config.routes[route].rollout.steps
+            rollout = Rollout(number, route, bundle, name, steps, datetime.now(UTC))
+            candidate = await self._start_bundle(rollout)
+            version = await asyncio.to_thread(self._store.save, rollout, 0)
+            self._begin(Saved(rollout, version), candidate)
+        finally:
+            self._starting.discard(route)
+        return rollout
+
+    def _verify(self, route: str, bundle: Path) -> None:
+        model = self._serving.config.routes[route].model
+        verify_bundle(bundle, tokenizer_hash=None if model is None else tokenizer_hash(model))
+
+    async def _retire(self, route: str) -> None:
+        """Stop engines of a route that answer no more; they were kept warm until now."""
+        needed = self._serving.table.routes[route].incumbent.name
+        for name in self._fleet.names(route):
+            if name != needed:
+                await self._drain(name)
+
+    def _begin(self, saved: Saved, candidate: Deployment) -> None:
+        """Mirror to the candidate and judge it from now on."""
+        name = saved.rollout.route
+        config = self._serving.config.routes[name]
+        incumbent = self._serving.table.routes[name].incumbent
+        limits = MirrorLimits(config.rollout.mirror_concurrency, config.rollout.mirror_queue)
+        trial = Trial(
+            saved,
+            (incumbent, candidate),
+            self._store,
+            config,
+            lambda route: self._assign(name, route),
+            Mirror(candidate, self._serving.spool, self._metrics, limits),
+        )
+        self._trials[name] = trial
+        task = asyncio.create_task(self._run(trial))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, trial: Trial) -> None:
+        """Run a trial to its end and take down what only it needed."""
+        try:
+            await trial.run()
+            self._trials.pop(trial.rollout.route, None)
+        finally:
+            await trial.mirror.close()
+        if trial.rollout.state == "rolled_back":
+            await self._drain(trial.candidate.name)
+
+    async def _drain(self, name: str) -> None:
+        """Stop an engine when the requests it is answering have ended."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._under_way.drain(name), DRAIN_SECONDS)
+        await self._fleet.stop(name)
+
+    async def close(self) -> None:
+        """Stop judging and mirroring; what is undecided goes on at the next start."""
+        for trial in self._trials.values():
+            await trial.save()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _assign(self, name: str, route: Route) -> None:
+        self._serving.table = self._serving.table.with_route(name, route)
+
+    # Operators.
+
+    async def find(self, rollout_id: str) -> Rollout:
+        """Return a rollout by id.
+
+        Raises:
+            RolloutNotFoundError: If there is none.
+        """
+        for trial in self._trials.values():
+            if trial.rollout.id == rollout_id:
+                return trial.rollout
+        return (await asyncio.to_thread(self._store.load, rollout_id)).rollout
+
+    async def rollouts(self, route: str | None) -> list[Rollout]:
+        """Every rollout, the newest first; of one route if given."""
+        saved = await asyncio.to_thread(self._store.rollouts, route)
+        running = {trial.rollout.id: trial.rollout for trial in self._trials.values()}
+        return [running.get(rollout.id, rollout) for rollout, _ in reversed(saved)]
+
+    async def promote(self, rollout_id: str) -> Rollout:
+        """Move a rollout one stage on.
+
+        Raises:
+            RolloutError: If it is not under way.
+        """
+        return await self._decide(rollout_id, lambda r: promote(r, datetime.now(UTC)))
+
+    async def roll_back(self, rollout_id: str, reason: str) -> Rollout:
+        """Give all traffic back to the incumbent.
+
+        Raises:
+            RolloutError: If it is not under way.
+        """
+        return await self._decide(rollout_id, lambda r: roll_back(r, datetime.now(UTC), reason))
+
+    async def _decide(self, rollout_id: str, move: Callable[[Rollout], Rollout]) -> Rollout:
+        rollout = await self.find(rollout_id)
+        trial = self._trials.get(rollout.route)
+        if trial is None or trial.rollout.id != rollout_id:
+            raise RolloutError(f"rollout {rollout_id} is {rollout.state}: it is not under way")
+        return await trial.decide(move)
+
+    def shown(self, rollout: Rollout) -> dict[str, JsonValue]:
+        """A rollout as the admin API shows it, with what its guards make of it now."""
+        if rollout.state == "rolled_back" or rollout.route not in self._serving.config.routes:
+            return rollout_json(rollout)
+        guards = self._serving.config.routes[rollout.route].guards
+        return rollout_json(rollout, judge(rollout.state, rollout.evidence, guards))
+
+    def deployments(self) -> list[JsonValue]:
+        """Who answers each route now."""
+        return [
+            {"route": name, "role": role, "name": deployment.name, "url": deployment.url}
+            for name, route in self._serving.table.routes.items()
+            for role, deployment in (("incumbent", route.incumbent), ("candidate", route.candidate))
+            if deployment is not None
+        ]

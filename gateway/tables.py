@@ -1,0 +1,76 @@
+"""The state store's tables, in SQL that SQLite and PostgreSQL both speak."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC, for databases that keep the zone and for SQLite, which drops it."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Write UTC."""
+        del dialect
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Read UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+METADATA = MetaData()
+ROLLOUTS = Table(
+    "rollouts",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("route", String(255), nullable=False),
+    Column("bundle", Text, nullable=False),
+    Column("candidate", String(255), nullable=False),
+    Column("steps", JSON, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("evidence", JSON, nullable=False),
+)
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("rollout_id", ForeignKey(ROLLOUTS.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("target", String(16), nullable=False),
+    Column("share", Float, nullable=False),
+    Column("by", String(16), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("evidence", JSON, nullable=False),
+)
+IS_ACTIVE = ROLLOUTS.c.state.in_(("shadow", "canary"))
+ONE_ACTIVE = Index(
+    "one_active_rollout_per_route",
+    ROLLOUTS.c.route,
+    unique=True,
+    sqlite_where=IS_ACTIVE,
+    postgresql_where=IS_ACTIVE,
+)
