@@ -22,7 +22,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, TimeoutError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
@@ -190,5 +191,5 @@ def _translated() -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise StateStoreError(f"the state store failed: {error.orig}; see state_url") from error
-    except TimeoutError as error:
+    except PoolTimeoutError as error:
         raise StateStoreError("the state store has no connection free; try again") from error

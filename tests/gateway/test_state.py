@@ -1,0 +1,258 @@
+"""The store keeps what it promised, through conflicts and kills."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
+from gateway.evidence import Evidence
+from gateway.guards import Reason, Verdict
+from gateway.rollout import Rollout, promote, roll_back, transition
+from gateway.state import StateStore
+from gateway.tables import DECISIONS, ONE_ACTIVE, ROLLOUTS
+from tests.gateway.strategies import EVIDENCE
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+REASONS = (Reason("agreement", "breached", 0.1, 0.3, 0.9, 20, "rare"),)
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from gateway.rollout import Rollout, promote
+from gateway.state import StateStore
+
+store = StateStore(sys.argv[1])
+steps = tuple(number / 10_000 for number in range(1, 5_000))
+moved = Rollout("r1", "support", "b", "c", steps, datetime.now(UTC))
+version = 0
+while True:
+    version = store.save(moved, version)
+    print(version, flush=True)
+    moved = promote(moved, datetime.now(UTC))
+"""
+
+
+def new(rollout_id: str = "r1", route: str = "support", minutes: int = 0) -> Rollout:
+    started = NOW + timedelta(minutes=minutes)
+    return Rollout(
+        rollout_id, route, "bundles/int8", f"{route}-{rollout_id}", (0.05, 0.25), started
+    )
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'state.db'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[StateStore]:
+    opened = StateStore(url)
+    yield opened
+    opened.close()
+
+
+def test_a_rollout_comes_back_as_it_was_saved_after_reopening(url: str, store: StateStore) -> None:
+    moved = transition(new(), Verdict("advance", REASONS), NOW)
+    version = store.save(moved, 0)
+    moved = roll_back(moved, NOW + timedelta(hours=1), "no good", REASONS)
+    version = store.save(moved, version)
+    store.close()
+
+    reopened = StateStore(url)
+
+    assert reopened.load("r1") == (moved, version)
+    reopened.close()
+
+
+def test_moments_in_other_zones_come_back_as_the_same_moment_in_utc(store: StateStore) -> None:
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=5)))
+
+    store.save(promote(replace(new(), started_at=elsewhere), elsewhere), 0)
+
+    loaded = store.load("r1").rollout
+    assert (loaded.started_at, loaded.history[0].at) == (NOW, NOW)
+    assert loaded.started_at.tzinfo == UTC
+
+
+def test_the_second_of_two_writers_is_refused_and_changes_nothing(store: StateStore) -> None:
+    version = store.save(new(), 0)
+    first, second = promote(new(), NOW), roll_back(new(), NOW, "no")
+    store.save(first, version)
+
+    with pytest.raises(StateConflictError, match="no longer at version 1"):
+        store.save(second, version)
+
+    assert store.load("r1") == (first, 2)
+
+
+def test_of_many_writers_at_once_exactly_one_wins(url: str, store: StateStore) -> None:
+    store.save(new(), 0)
+    moved = [roll_back(new(), NOW, f"writer {n}") for n in range(8)]
+
+    def attempt(rollout: Rollout) -> str | None:
+        own = StateStore(url)
+        try:
+            own.save(rollout, 1)
+        except StateConflictError:
+            return None
+        finally:
+            own.close()
+        return rollout.history[0].note
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [note for note in pool.map(attempt, moved) if note is not None]
+
+    assert [move.note for move in store.load("r1").rollout.history] == winners
+    assert len(winners) == 1
+
+
+def test_a_route_has_one_rollout_under_way_at_most(store: StateStore) -> None:
+    store.save(new("r1"), 0)
+    store.save(new("r2", route="other"), 0)
+
+    with pytest.raises(StateConflictError, match="'support' already has a rollout under way"):
+        store.save(new("r3"), 0)
+
+    store.save(roll_back(new("r1"), NOW, "make room"), 1)
+    store.save(new("r3"), 0)
+    active = store.active("support")
+    assert active is not None
+    assert active.rollout.id == "r3"
+
+
+def test_the_incumbent_is_what_went_live_last_and_was_not_rolled_back(store: StateStore) -> None:
+    assert store.live("support") is None
+    for number in (1, 2):
+        live = replace(new(f"r{number}", minutes=number), state="live")
+        store.save(live, 0)
+    last = store.live("support")
+    assert last is not None
+    assert last.rollout.id == "r2"
+
+    store.save(roll_back(last.rollout, NOW, "no good after all"), last.version)
+
+    last = store.live("support")
+    assert last is not None
+    assert last.rollout.id == "r1"
+    assert store.active("support") is None
+
+
+def test_rollouts_are_listed_in_the_order_they_were_started(store: StateStore) -> None:
+    for number, route in ((3, "c"), (1, "a"), (2, "b")):
+        store.save(new(f"r{number}", route, minutes=number), 0)
+
+    assert [saved.rollout.id for saved in store.rollouts()] == ["r1", "r2", "r3"]
+    assert [saved.rollout.id for saved in store.rollouts("b")] == ["r2"]
+
+
+def test_an_unknown_rollout_is_named(store: StateStore) -> None:
+    with pytest.raises(RolloutNotFoundError, match="no rollout 'r9'"):
+        store.load("r9")
+
+
+@given(EVIDENCE)
+def test_evidence_survives_the_database(evidence: Evidence) -> None:
+    store = StateStore("sqlite://")
+    moved = promote(replace(new(), evidence=evidence), NOW)
+
+    store.save(replace(moved, evidence=evidence), 0)
+
+    assert store.load("r1").rollout == replace(moved, evidence=evidence)
+    store.close()
+
+
+def test_a_killed_writer_leaves_whole_moves_only(url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 40:
+                break
+        process.kill()
+        reported = max([40, *map(int, process.stdout)])
+
+    store = StateStore(url)
+    rollout, version = store.load("r1")
+    assert version in {reported, reported + 1}
+    assert len(rollout.history) == version - 1
+    assert rollout.step == len(rollout.history) - 1
+    assert store.save(promote(rollout, NOW), version) == version + 1
+    store.close()
+
+
+def test_a_store_that_cannot_be_opened_says_which_setting_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(StateStoreError, match="unable to open database file; see state_url"):
+        StateStore(f"sqlite:///{tmp_path / 'missing' / 'state.db'}")
+    with pytest.raises(StateStoreError, match="see state_url"):
+        StateStore("nonsense")
+    with pytest.raises(StateStoreError, match="see state_url"):
+        StateStore("mysql+nodriver://user:secret@host/db")
+
+
+def test_a_store_that_fails_while_open_is_reported_without_statements(
+    tmp_path: Path, url: str, store: StateStore
+) -> None:
+    other = sqlite3.connect(tmp_path / "state.db")
+    other.execute("DROP TABLE decisions")
+    other.close()
+
+    with pytest.raises(StateStoreError, match="no such table: decisions; see") as caught:
+        store.save(promote(new(), NOW), 0)
+
+    assert "SELECT" not in str(caught.value)
+    with pytest.raises(StateStoreError):
+        store.rollouts()
+    assert url.endswith("state.db")
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, store: StateStore) -> None:
+    other = sqlite3.connect(tmp_path / "state.db")
+    other.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON decisions BEGIN SELECT RAISE(FAIL, 'disk full'); END"
+    )
+    other.commit()
+
+    with pytest.raises(StateStoreError, match="disk full"):
+        store.save(promote(new(), NOW), 0)
+
+    assert other.execute("SELECT count(*) FROM rollouts").fetchone() == (0,)
+    other.close()
+
+
+def test_sqlite_is_set_up_so_that_readers_and_writers_do_not_block_each_other(
+    tmp_path: Path, store: StateStore
+) -> None:
+    store.save(new(), 0)
+    writer = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE rollouts SET state = 'live'")
+
+    assert store.load("r1").rollout.state == "shadow"
+
+    writer.execute("COMMIT")
+    writer.close()
+    assert store.load("r1").rollout.state == "live"
+
+
+def test_the_same_tables_can_be_made_in_postgresql() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # the library left it so
+
+    statements = [
+        str(CreateTable(table).compile(dialect=dialect)) for table in (ROLLOUTS, DECISIONS)
+    ]
+    index = CreateIndex(ONE_ACTIVE)
+
+    assert "started_at TIMESTAMP WITH TIME ZONE NOT NULL" in statements[0]
+    assert "FOREIGN KEY(rollout_id) REFERENCES rollouts (id)" in statements[1]
+    assert "WHERE state IN ('shadow', 'canary')" in str(index.compile(dialect=dialect))
