@@ -12,7 +12,9 @@ COLOURS = ("#1f5a99", "#d9822b", "#3d8b57", "#8a4f9e")
 Bars = Mapping[str, Sequence[float | None]]
 
 
-def quality(names: Sequence[str], common: Sequence[float], rare: Sequence[float]) -> str:
+def quality(
+    names: Sequence[str], common: Sequence[float | None], rare: Sequence[float | None]
+) -> str:
     """Exact match of each model on common and on rare forms, shares from 0 to 1."""
     axes = _axes("Exact match on held-out prompts", "share of answers")
     _bars(axes, names, {"common forms": common, "rare forms": rare})

@@ -1,29 +1,36 @@
-"""The steps of the demo, in order; each one a real command or a real process."""
+"""The demo from first step to report; each step a real command or a real process."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-from rich.console import Console
 
 from capture.errors import ConfigError
 from gateway.demo.prompts import Prompt, load_prompts, popular, split_heldout
-from gateway.demo.report import Report, write_report
-from gateway.demo.rollouts import Operator
+from gateway.demo.report import Model, Report, write_report
+from gateway.demo.rollouts import Operator, Tried, try_bundle
 from gateway.demo.services import command, command_json, gateway_running
+from gateway.demo.steps import (
+    ask_test,
+    committed,
+    console,
+    describe,
+    distill,
+    evaluate_folders,
+    find_model,
+    harvest,
+    progress,
+    with_kl,
+)
 from gateway.demo.throughput import PAIRS, Comparison, bench_engines, compare_throughput
+from gateway.demo.traffic import Outcome
 from gateway.demo.weights import scramble
 from gateway.demo.workspace import Workspace
 
-T = TypeVar("T")
 HELDOUT_FRACTION = 0.1
 SAMPLE = 200
-COMMIT_SECONDS = 60.0
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Demo:
-    """One run and what it has measured so far.
+    """One run.
 
     Attributes:
-        seconds: Wall time of each step.
+        traffic: Prompts that clients ask.
+        test: Prompts that no client asks; they measure the models.
+        seconds: Wall time of each step so far.
     """
 
     work: Workspace
@@ -62,70 +71,58 @@ class Demo:
         yield
         self.seconds[name] = round(time.perf_counter() - started, 1)
 
+    def run_dir(self, name: str) -> Path:
+        """Folder of one training run or bundle."""
+        return self.work.home / "runs" / name
+
 
 async def run(plan: Plan) -> None:
     """Run the whole loop and write the report.
 
     Raises:
         DemoError: If a step fails; whatever was started has ended by then.
+        ConfigError: If a file or a model is missing.
     """
     started = time.perf_counter()
     demo = await prepare(plan)
     with demo.step("capture on and off"):
         comparison = await measure_capture(demo)
-    with demo.step("serve"):
-        async with gateway_running(demo.work):
-            report = await run_served(demo, comparison)
-    report.seconds = {**demo.seconds, "total": round(time.perf_counter() - started, 1)}
-    path = write_report(report, demo.work.home)
-    console.print(f"report: {path}")
+    async with contextlib.AsyncExitStack() as stack:
+        with demo.step("start serving"):
+            await stack.enter_async_context(gateway_running(demo.work))
+        report = await run_served(demo, comparison)
+    demo.seconds["total"] = round(time.perf_counter() - started, 1)
+    report.seconds = demo.seconds
+    summarize(report, write_report(report, demo.work.home))
 
 
 async def prepare(plan: Plan) -> Demo:
-    """Get the teacher and its prompts; our own are built once and cached.
-
-    Raises:
-        ConfigError: If a file or model is missing, or prompts are given without a teacher.
-    """
-    cache = plan.out / "cache"
+    """Get the teacher and its prompts; our own are built once and cached."""
     if (plan.teacher is None) != (plan.prompts is None):
         raise ConfigError("--teacher and --prompts go together: a teacher needs prompts to answer")
     if plan.teacher is None or plan.prompts is None:
         console.rule("[bold]teacher", align="left")
+        cache = plan.out / "cache"
         await command([str(cache), "--seed", str(plan.seed)], module="trainer.support_desk")
         teacher, prompts = cache / "teacher", cache / "prompts.jsonl"
     else:
         teacher, prompts = await asyncio.to_thread(find_model, plan.teacher), plan.prompts
-    traffic = load_prompts(prompts)
-    beside = plan.test or prompts.with_name("test.jsonl")
-    if plan.test or beside.is_file():
-        test = load_prompts(beside)
-    else:
-        traffic, test = split_heldout(traffic, HELDOUT_FRACTION)
-    work = await asyncio.to_thread(Workspace.create, plan.out, teacher)
+    traffic, test = choose_prompts(prompts, plan.test)
+    work = Workspace.create(plan.out, teacher)
     work.write_config(plan.min_agreement)
     return Demo(work, plan, traffic, test)
 
 
-def find_model(name: str) -> Path:
-    """A folder as it is, else a hub id's local copy, downloaded if it can be.
-
-    Raises:
-        ConfigError: If there is neither.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only for a hub id
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(f"{name}: neither a folder nor a model of the hub: {error}") from error
+def choose_prompts(prompts: Path, test: Path | None) -> tuple[list[Prompt], list[Prompt]]:
+    """Read the prompts of the traffic and the held-out ones."""
+    beside = prompts.with_name("test.jsonl")
+    if test is None and not beside.is_file():
+        return split_heldout(load_prompts(prompts), HELDOUT_FRACTION)
+    return load_prompts(prompts), load_prompts(test or beside)
 
 
 async def measure_capture(demo: Demo) -> Comparison:
-    """Compare the engine with and without the tap, and score the teacher."""
+    """Compare the engine with and without the tap, and let the teacher answer the test."""
     async with bench_engines(demo.work) as urls:
         with progress() as bar:
             task = bar.add_task("measurements", total=2 * PAIRS + 3)
@@ -136,38 +133,84 @@ async def measure_capture(demo: Demo) -> Comparison:
 
 async def run_served(demo: Demo, comparison: Comparison) -> Report:
     """Everything that happens while the gateway serves."""
-    work = demo.work
+    work, plan = demo.work, demo.plan
     with demo.step("traffic"):
-        outcomes = await harvest(demo)
+        outcomes = await harvest(work, popular(demo.traffic, plan.seed), plan.requests)
     with demo.step("commit"):
-        verified = await committed(demo)
+        verified = await committed(work)
         stats = await command_json(["log", "stats", "-c", str(work.config)])
     with demo.step("distill"):
-        await distill(demo)
+        metrics = await distill(work, plan.steps)
     with demo.step("quantize"):
-        bundle = work.home / "runs" / "student_int8"
-        checkpoint = work.home / "runs" / "student" / "checkpoint"
-        words = ["--scheme", "int8", "--out", str(bundle), "-c", str(work.config)]
-        await command(["quantize", str(checkpoint), *words])
+        bundle, broken = await make_bundles(demo)
     operator = Operator(work)
-    prompts = popular(demo.traffic, demo.plan.seed + 1)
-    with demo.step("rollout"):
-        good = await rolled_out(work, operator, bundle, prompts)
-    with demo.step("broken rollout"):
-        broken = work.home / "runs" / "broken"
-        await asyncio.to_thread(scramble, checkpoint, broken, demo.plan.seed)
-        await asyncio.to_thread(publish_broken, broken)
-        bad = await rolled_out(work, operator, broken, prompts)
-    await operator.close()
+    with demo.step("rollout of the student"):
+        good = await roll_out(demo, operator, bundle)
+    with demo.step("rollout of a broken student"):
+        bad = await roll_out(demo, operator, broken)
     with demo.step("evaluate"):
-        models = await evaluate(demo, comparison)
+        models = await evaluate(demo, operator, comparison, metrics)
+    await operator.close()
+    names = (str(plan.teacher or "support desk"), str(plan.prompts or "support desk"))
     return Report(
-        plan=demo.plan.__class__.__name__,
-        outcomes=tuple(outcomes),
-        verified=verified,
-        stats=stats,
-        comparison=comparison,
-        models=models,
+        *(*names, outcomes, verified, stats, comparison, models),
         good=good,
         bad=bad,
     )
+
+
+async def make_bundles(demo: Demo) -> tuple[Path, Path]:
+    """Quantize the student, and spoil a copy of it; returns both bundles."""
+    bundle, broken = demo.run_dir("student_int8"), demo.run_dir("broken")
+    checkpoint = demo.run_dir("student") / "checkpoint"
+    words = ["--scheme", "int8", "--out", str(bundle), "-c", str(demo.work.config)]
+    await command(["quantize", str(checkpoint), *words])
+    await asyncio.to_thread(scramble, checkpoint, broken, demo.plan.seed)
+    return bundle, broken
+
+
+async def roll_out(demo: Demo, operator: Operator, bundle: Path) -> Tried:
+    """Try a bundle while traffic flows."""
+    prompts = popular(demo.traffic, demo.plan.seed + 1)
+    with progress() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(_: Outcome, state: str) -> None:
+            bar.update(task, advance=1, description=state)
+
+        tried = await try_bundle(demo.work, operator, bundle, prompts, show)
+    console.print(f"  {tried.state}: {len(tried.outcomes)} requests, {tried.failures} failed")
+    return tried
+
+
+async def evaluate(
+    demo: Demo,
+    operator: Operator,
+    comparison: Comparison,
+    metrics: Mapping[str, dict[str, object]],
+) -> dict[str, Model]:
+    """Let every model answer the test in its own engine."""
+    folders = {name: demo.run_dir(name) / "checkpoint" for name in metrics}
+    rounds = await evaluate_folders(demo.work, folders, demo.test)
+    url = await operator.incumbent_url()
+    rounds["student_int8"] = await ask_test(url, demo.test, "student_int8")
+    teacher = comparison.teacher
+    models = {"teacher": describe(demo.work.teacher, teacher, teacher)}
+    for name, folder in folders.items():
+        models[name] = with_kl(describe(folder, rounds[name], teacher), metrics[name])
+    int8 = describe(demo.run_dir("student_int8"), rounds["student_int8"], teacher)
+    return {**models, "student_int8": int8.with_parameters(models["student"].parameters)}
+
+
+def summarize(report: Report, page: Path) -> None:
+    """Say on the terminal what the page shows."""
+    document = report.document()
+    console.rule("[bold]report", align="left")
+    console.print(f"requests {document['requests']}, failed {document['failed_requests']}")
+    console.print(f"throughput with capture / without: {report.comparison.ratio:.3f}")
+    for name, model in report.models.items():
+        common, rare = model.exact_match_common, model.exact_match_rare
+        scored = "" if common is None or rare is None else f"exact {common:.1%} / {rare:.1%}, "
+        console.print(f"  {name:13} {scored}{model.tokens_per_second:,.0f} tokens/s")
+    console.print(f"rollouts: {report.good.state}, {report.bad.state}")
+    console.print(f"{page.with_suffix('.json')}\n{page}")

@@ -71,6 +71,12 @@ class Operator:
         result: dict[str, object] = answer.json()
         return result
 
+    async def incumbent_url(self) -> str:
+        """Address of the engine that answers the demo's route."""
+        deployments = (await self.call("GET", "/admin/deployments"))["data"]
+        found = deployments if isinstance(deployments, list) else []
+        return next(str(one["url"]) for one in found if one["role"] == "incumbent")
+
     async def close(self) -> None:
         """Close the connection."""
         await self._http.aclose()

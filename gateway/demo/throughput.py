@@ -1,5 +1,6 @@
 """What capture costs: two engines of the same model, one with the tap, asked in turn."""
 
+import asyncio
 import statistics
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,11 +45,12 @@ async def bench_engines(work: Workspace) -> AsyncIterator[tuple[str, str]]:
     bench = work.home / "bench"
     capture = CaptureConfig(log=bench / "log", spool=bench / "spool")
     async with AsyncExitStack() as stack:
-        urls = [
-            await stack.enter_async_context(engine_running(_spec(work, name, tapped)))
+        starting = (
+            stack.enter_async_context(engine_running(_spec(work, name, tapped)))
             for name, tapped in (("tap-on", capture), ("tap-off", None))
-        ]
-        yield urls[0], urls[1]
+        )
+        with_tap, without = await asyncio.gather(*starting)
+        yield with_tap, without
 
 
 def _spec(work: Workspace, name: str, capture: CaptureConfig | None) -> EngineSpec:

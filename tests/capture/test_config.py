@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from capture.config import CaptureConfig, load
+from capture.errors import ConfigError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "retort.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load(written(tmp_path, '[capture]\nlog = "here"\n'))
+
+    assert config.log == tmp_path / "here"
+    assert config.spool == tmp_path / "spool"
+
+
+def test_an_absent_table_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "")).mass == CaptureConfig().mass
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[capture\]\.k_maxx .* did you mean 'k_max'"):
+        load(written(tmp_path, "[capture]\nk_maxx = 3\n"))
+
+
+def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[capture\]\.mass is 2\.0: .*less than or equal to 1"):
+        load(written(tmp_path, "[capture]\nmass = 2.0\n"))
+
+
+def test_k_min_above_k_max_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="k_min is 9"):
+        load(written(tmp_path, "[capture]\nk_min = 9\nk_max = 8\n"))
+
+
+def test_a_missing_file_and_bad_toml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(written(tmp_path, "[capture\n"))

@@ -1,0 +1,178 @@
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capture import recorder
+from capture.choice import Choice, Step, TapConfig
+from capture.recorder import Recorded, Recorder
+from capture.rows import LogitRow
+from capture.schema import Flag
+
+CONFIG = TapConfig(spool=Path("unused"), model_revision="rev", tokenizer_hash="tok", k_max=4)
+STOP = 9
+
+
+@dataclass
+class Counts:
+    started: int = 0
+    dropped: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.started += 1
+
+    def drop(self, reason: str) -> None:
+        self.dropped.append(reason)
+
+
+class Kept:
+    """A spool that keeps its rows and tells when one has come."""
+
+    def __init__(self) -> None:
+        self.account = Counts()
+        self.rows: list[LogitRow] = []
+        self.arrived = threading.Semaphore(0)
+
+    def offer(self, row: LogitRow, size_bytes: int) -> bool:
+        assert size_bytes > 0
+        self.rows.append(row)
+        self.arrived.release()
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def choice(output_ids: list[int], *, max_tokens: int = 100) -> Choice:
+    stop = frozenset([STOP])
+    return Choice("x", 0, [1, 2], output_ids, stop, max_tokens, Flag(0), touched_at=0.0)
+
+
+def step(*top: int) -> Step:
+    """One selection per row: the row's likeliest token and one more."""
+    ids = np.array([[token, token + 100] for token in top], np.int32)
+    logprobs = np.tile(np.array([-0.1, -3.0], np.float32), (len(top), 1))
+    size = np.full(len(top), 2, np.int16)
+    return Step(ids, logprobs, size, np.full(len(top), -4.0, np.float32))
+
+
+def push(tap: Recorder, owners: list[Choice], made: Step) -> None:
+    tap.push(Recorded(lambda: made, owners, [len(owner.output_ids) for owner in owners]))
+
+
+def test_a_choice_is_written_when_its_stop_token_comes() -> None:
+    spool, output = Kept(), list[int]()
+    tap = Recorder(spool, CONFIG)
+    one = choice(output)
+    tap.begin(one)
+    for token in (5, 6, STOP):
+        push(tap, [one], step(token))
+        output.append(token)
+    assert spool.arrived.acquire(timeout=5)
+    tap.close()
+
+    (row,) = spool.rows
+    assert row.completion_ids.tolist() == [5, 6, STOP]
+    assert row.topk_ids.tolist() == [5, 105, 6, 106, STOP, 109]
+    assert row.topk_size.tolist() == [2, 2, 2]
+    assert (row.prompt_ids.tolist(), row.flags, row.source) == ([1, 2], 0, "tap")
+    assert (spool.account.started, spool.account.dropped) == (1, [])
+
+
+def test_the_last_row_of_a_position_counts() -> None:
+    spool, output = Kept(), list[int]()
+    tap = Recorder(spool, CONFIG)
+    one = choice(output, max_tokens=1)
+    tap.begin(one)
+    push(tap, [one], step(50))  # of a partly prefilled prompt; its sample is discarded
+    push(tap, [one], step(7))
+    output.append(7)
+    assert spool.arrived.acquire(timeout=5)
+    tap.close()
+
+    assert spool.rows[0].topk_ids.tolist() == [7, 107]
+
+
+def test_rows_of_one_step_go_to_their_owners() -> None:
+    spool = Kept()
+    outputs: list[list[int]] = [[], []]
+    tap = Recorder(spool, CONFIG)
+    owners = [choice(output, max_tokens=2) for output in outputs]
+    for one in owners:
+        tap.begin(one)
+    for first, second in ((10, 20), (11, 21)):
+        push(tap, owners, step(first, second))
+        outputs[0].append(first)
+        outputs[1].append(second)
+    assert all(spool.arrived.acquire(timeout=5) for _ in owners)
+    tap.close()
+
+    assert sorted(row.topk_ids.tolist() for row in spool.rows) == [
+        [10, 110, 11, 111],
+        [20, 120, 21, 121],
+    ]
+
+
+def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "LINGER_SECONDS", 0.1)
+    spool, output = Kept(), list[int]()
+    tap = Recorder(spool, CONFIG)
+    one = choice(output)
+    tap.begin(one)
+    push(tap, [one], step(5))
+    output.append(5)
+    assert spool.arrived.acquire(timeout=5)
+    push(tap, [one], step(6))  # it was only preempted
+    output.append(6)
+    assert spool.arrived.acquire(timeout=5)
+    tap.close()
+
+    assert [row.completion_ids.tolist() for row in spool.rows] == [[5], [5, 6]]
+    assert spool.account.started == 2
+
+
+def test_a_missing_step_flags_the_choice() -> None:
+    spool, output = Kept(), [5]
+    tap = Recorder(spool, CONFIG)
+    one = choice([], max_tokens=3)
+    tap.begin(one)
+    push(tap, [one], step(5))
+    one.output_ids += [5, 6]
+    push(tap, [one], step(7))  # position 2, position 1 was dropped
+    tap.close()
+
+    assert output == [5]
+    assert spool.rows[-1].flags & Flag.INCOMPLETE
+
+
+def test_a_choice_without_a_row_is_counted_as_dropped() -> None:
+    spool = Kept()
+    tap = Recorder(spool, CONFIG)
+    tap.begin(choice([]))
+    tap.close()
+
+    assert spool.account.dropped == ["empty"]
+
+
+def test_more_steps_than_the_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_PENDING_STEPS", 2)
+    spool, blocked = Kept(), threading.Event()
+    tap = Recorder(spool, CONFIG)
+    one = choice([], max_tokens=50)
+    tap.begin(one)
+
+    def load() -> Step:
+        blocked.wait(5)
+        return step(1)
+
+    for position in range(6):
+        tap.push(Recorded(load, [one], [position]))
+        one.output_ids.append(1)
+    blocked.set()
+    tap.close()
+
+    assert len(spool.rows[-1].completion_ids) < 6
