@@ -12,6 +12,7 @@ from gateway.evidence import MAX_SLICES, Count, Evidence, slower_than
 Stage = Literal["shadow", "canary", "live"]
 Action = Literal["wait", "advance", "rollback"]
 Finding = Literal["passed", "open", "too_few", "breached"]
+Limit = Literal["floor", "ceiling"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sample = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(ge=1 / 128, le=128)]
@@ -77,6 +78,7 @@ class Reason:
         bound: The confidence bound on the bad side, or for a breach on the good side: what the
             share provably is at worst, or at best.
         threshold: What the share is held against.
+        limit: Whether the share must stay above the threshold or below it.
         sample: Requests counted.
         slice: The slice, None for all traffic.
     """
@@ -86,8 +88,22 @@ class Reason:
     observed: float | None
     bound: float
     threshold: float
+    limit: Limit
     sample: int
     slice: str | None = None
+
+    def __str__(self) -> str:
+        """The finding in words."""
+        where = self.guard if self.slice is None else f"{self.guard} of slice {self.slice}"
+        if self.observed is None:
+            return f"{where}: nothing seen yet"
+        is_upper = (self.limit == "ceiling") != (self.finding == "breached")
+        surely = "at most" if is_upper else "at least"
+        asked = "at most" if self.limit == "ceiling" else "at least"
+        return (
+            f"{where}: {self.observed:.3f} of {self.sample}, surely {surely} {self.bound:.3f}, "
+            f"expected {asked} {self.threshold:.3f}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ class _Check:
 
     guard: str
     count: Count
-    limit: Literal["floor", "ceiling"]
+    limit: Limit
     threshold: float
     rule: _Rule
     slice: str | None = None
@@ -218,7 +234,16 @@ def _weigh(check: _Check) -> Reason:
     elif sign * (worst if rule.need == "proof" else share) >= least:
         finding = "passed"
     bound = best if finding == "breached" else worst
-    return Reason(check.guard, finding, share, bound, check.threshold, count.trials, check.slice)
+    return Reason(
+        guard=check.guard,
+        finding=finding,
+        observed=share,
+        bound=bound,
+        threshold=check.threshold,
+        limit=check.limit,
+        sample=count.trials,
+        slice=check.slice,
+    )
 
 
 def _holds_up(check: _Check, reason: Reason) -> bool:

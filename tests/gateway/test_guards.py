@@ -1,5 +1,7 @@
 """Verdicts: what rolls back, what goes on, what waits, and that more of the same never flips."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,6 +177,24 @@ def test_a_live_candidate_is_rolled_back_when_it_fails_and_else_left_alone() -> 
     assert judge("live", canary(100, 500, 500), GUARDS).action == "rollback"
 
 
+def test_a_reason_reads_as_a_sentence() -> None:
+    verdict = judge("shadow", shadow(failed=60, slices={"rare": Count(60, 60)}), GUARDS)
+
+    said = [str(found) for found in verdict.reasons]
+
+    assert re.fullmatch(
+        r"error_rate: 0\.300 of 200, surely at least 0\.198, expected at most 0\.050", said[0]
+    )
+    assert re.fullmatch(
+        r"agreement: 1\.000 of 200, surely at least 0\.9\d\d, expected at least 0\.900", said[1]
+    )
+    assert said[2] == "format_validity: nothing seen yet"
+    assert re.fullmatch(
+        r"slow_ttft: 0\.000 of 200, surely at most 0\.0\d\d, expected at most 0\.500", said[3]
+    )
+    assert said[5].startswith("slice_agreement of slice rare: 1.000 of 60")
+
+
 @settings(max_examples=300)
 @given(EVIDENCE, st.integers(1, 6), st.sampled_from(STAGES))
 def test_more_of_the_same_evidence_never_takes_a_rollback_back(
@@ -198,9 +218,8 @@ def test_a_verdict_follows_from_its_own_reasons(evidence: Evidence, stage: Stage
     assert verdict == judge(stage, evidence, SMALL)
     for found in verdict.breaches:
         assert found.observed is not None
-        is_ceiling = found.observed > found.threshold
-        assert (found.bound > found.threshold) == is_ceiling
-        assert found.bound != found.threshold
+        side = -1 if found.limit == "ceiling" else 1
+        assert side * found.observed <= side * found.bound < side * found.threshold
 
 
 @given(EVIDENCE, st.sampled_from(STAGES))

@@ -22,9 +22,10 @@ from gateway.rollout import (
 from gateway.routing import Deployment, Route
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-BREACH = Reason("agreement", "breached", 0.0, 0.2, 0.9, 20)
+BREACH = Reason("agreement", "breached", 0.0, 0.2, 0.9, "floor", 20)
+PASS = Reason("error_rate", "passed", 0.0, 0.01, 0.02, "ceiling", 400)
 ADVANCE = Verdict("advance", ())
-ROLLBACK = Verdict("rollback", (Reason("error_rate", "passed", 0.0, 0.01, 0.02, 400), BREACH))
+ROLLBACK = Verdict("rollback", (PASS, BREACH))
 WAIT = Verdict("wait", ())
 
 

@@ -23,7 +23,7 @@ from gateway.tables import DECISIONS, ONE_ACTIVE, ROLLOUTS
 from tests.gateway.strategies import EVIDENCE
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-REASONS = (Reason("agreement", "breached", 0.1, 0.3, 0.9, 20, "rare"),)
+REASONS = (Reason("agreement", "breached", 0.1, 0.3, 0.9, "floor", 20, "rare"),)
 
 WRITER = """
 import sys
