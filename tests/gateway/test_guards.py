@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gateway.confidence import confidence_sequence
 from gateway.evidence import Count, Evidence
 from gateway.guards import Finding, Guards, Reason, Stage, Verdict, judge
 from tests.gateway.strategies import EVIDENCE
 
 GUARDS = Guards(error_rate_max=0.05)
 SMALL = Guards(min_pairs=4, min_canary=4, slice_min_sample=3, min_breach_sample=2, confidence=0.5)
+A_SLICE = ("slice_agreement", "a")
 NONE = Count()
 ALL_JSON = Count(200, 200)
 STAGES: list[Stage] = ["shadow", "canary", "live"]
@@ -109,6 +111,29 @@ def test_a_bad_slice_rolls_back_although_the_whole_is_good() -> None:
         ("slice_agreement", "rare")
     ]
     assert finding(verdict, "agreement") == "passed"
+
+
+@given(st.integers(20, 300), st.floats(0, 1), st.floats(0.01, 0.99))
+def test_a_breach_is_when_the_bounds_leave_nothing_on_the_right_side(
+    pairs: int, share: float, threshold: float
+) -> None:
+    count = round(pairs * share)
+    guards = Guards(error_rate_max=threshold, agreement_min=threshold)
+    low, high = confidence_sequence(count, pairs, 1 - guards.confidence)
+
+    verdict = judge("shadow", shadow(failed=count, agreed=count, pairs=pairs), guards)
+
+    assert (finding(verdict, "error_rate") == "breached") == (low > threshold)
+    assert (finding(verdict, "agreement") == "breached") == (high < threshold)
+
+
+def test_a_slice_needs_more_proof_than_the_whole_since_it_is_one_of_many() -> None:
+    few, more = Count(22, 40), Count(18, 40)
+    whole = judge("shadow", shadow(agreed=22, pairs=40), Guards(agreement_min=0.8))
+
+    assert finding(whole, "agreement") == "breached"
+    assert finding(judge("shadow", shadow(slices={"a": few}), GUARDS), *A_SLICE) == "open"
+    assert finding(judge("shadow", shadow(slices={"a": more}), GUARDS), *A_SLICE) == "breached"
 
 
 def test_a_slice_below_its_threshold_without_proof_holds_shadow_up() -> None:

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from fastapi import FastAPI
 
 from gateway import commands
 from gateway.__main__ import main
+from gateway.admin_client import connect
+from gateway.errors import NotReadyError, UpstreamTimeoutError
 from gateway.state import StateStore
 from tests.gateway.admin_server import KEY, create_app, serving
 
@@ -230,6 +233,29 @@ def test_another_server_on_that_port_is_told_from_a_gateway(run: Run, tmp_path: 
 
     assert result.code == 1
     assert "answered 404 with something that is not the admin API's" in result.err
+
+
+def test_a_gateway_that_stays_silent_is_not_waited_for_forever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+
+        with (
+            connect(f"{host}:{port}", KEY) as client,
+            pytest.raises(UpstreamTimeoutError, match="did not answer within 0 s"),
+        ):
+            client.start("support", "int8", seconds=0.05)
+
+
+def test_a_gateway_that_breaks_off_is_said_to_have_done_so() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor(1) as pool,
+        connect("{}:{}".format(*listener.getsockname()), KEY) as client,
+    ):
+        pool.submit(lambda: listener.accept()[0].close())
+
+        with pytest.raises(NotReadyError, match="broke off"):
+            client.rollouts()
 
 
 @pytest.mark.usefixtures("_gateway")

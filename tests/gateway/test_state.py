@@ -230,18 +230,22 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, store: StateStore) 
     other.close()
 
 
-def test_sqlite_is_set_up_so_that_readers_and_writers_do_not_block_each_other(
+def test_in_sqlite_readers_and_a_writer_do_not_hold_each_other_up(
     tmp_path: Path, store: StateStore
 ) -> None:
     store.save(new(), 0)
-    writer = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("UPDATE rollouts SET state = 'live'")
+    other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM rollouts").fetchall()
 
-    assert store.load("r1").rollout.state == "shadow"
+    store.save(promote(new(), NOW), 1)
 
-    writer.execute("COMMIT")
-    writer.close()
+    other.execute("COMMIT")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("UPDATE rollouts SET state = 'live'")
+    assert store.load("r1").rollout.state == "canary"
+    other.execute("COMMIT")
+    other.close()
     assert store.load("r1").rollout.state == "live"
 
 
