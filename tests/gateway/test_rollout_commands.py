@@ -51,6 +51,11 @@ def write_config(folder: Path, address: str) -> Path:
     return path
 
 
+def hang_up(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    connection.close()
+
+
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command line in a folder of its own, in words as wide as they like."""
@@ -252,7 +257,7 @@ def test_a_gateway_that_breaks_off_is_said_to_have_done_so() -> None:
         ThreadPoolExecutor(1) as pool,
         connect("{}:{}".format(*listener.getsockname()), KEY) as client,
     ):
-        pool.submit(lambda: listener.accept()[0].close())
+        pool.submit(hang_up, listener)
 
         with pytest.raises(NotReadyError, match="broke off"):
             client.rollouts()
