@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 
 def main(arguments: list[str]) -> int:
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     watching = (child.pid, options["grace_seconds"])
     threading.Thread(target=_end_with_parent, args=watching, daemon=True).start()
     code = child.wait()
-    _signal_group(child.pid, signal.SIGKILL)
+    _outlast_group(child.pid, options["grace_seconds"])
     return code if code >= 0 else 128 - code
 
 
@@ -40,11 +41,21 @@ def _end_with_parent(group: int, grace_seconds: float) -> None:
     killer.start()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _outlast_group(group: int, grace_seconds: float) -> None:
+    """Let what the command started end by itself, then kill the rest."""
+    deadline = time.monotonic() + grace_seconds
+    while time.monotonic() < deadline and _signal_group(group, 0):
+        time.sleep(0.02)
+    _signal_group(group, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal (0: none) and say whether anybody was there."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Trial:
 
     async def _judge(self) -> None:
         rollout = self.rollout
-        if rollout.state == "shadow" or rollout.state == "canary":
+        if rollout.state != "rolled_back":
             verdict = judge(rollout.state, rollout.evidence, self._config.guards)
             await self._move(transition(rollout, verdict, datetime.now(UTC)))
 
