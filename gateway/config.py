@@ -44,6 +44,12 @@ class RolloutConfig(BaseModel):
     mirror_queue: Annotated[int, Field(ge=1)] = 256
     steps: tuple[Share, ...] = (0.01, 0.05, 0.25)
 
+    @model_validator(mode="after")
+    def _rising(self) -> "RolloutConfig":
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps is {list(self.steps)}, expected shares that rise")
+        return self
+
 
 class RouteConfig(BaseModel):
     """One model name that apps ask for, and who answers it.

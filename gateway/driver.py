@@ -212,7 +212,10 @@ class RolloutDriver:
         rollout = await self.find(rollout_id)
         trial = self._trials.get(rollout.route)
         if trial is None or trial.rollout.id != rollout_id:
-            raise RolloutError(f"rollout {rollout_id} is {rollout.state}: it is not under way")
+            raise RolloutError(
+                f"rollout {rollout_id} is {rollout.state} and no longer kept warm; to go back "
+                "to another model, start a rollout of its bundle"
+            )
         return await trial.decide(move)
 
     def shown(self, rollout: Rollout) -> dict[str, JsonValue]:

@@ -6,14 +6,12 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
-from starlette.types import ASGIApp
 
 import capture.config
 import gateway.config
@@ -22,11 +20,11 @@ from capture.process import GuardedProcess
 from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
-from gateway.config import GatewayConfig, host_and_port
+from gateway.config import GatewayConfig
 from gateway.driver import RolloutDriver
-from gateway.errors import PortTakenError
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
+from gateway.listener import listening
 from gateway.metrics import Metrics
 from gateway.relay import Serving
 from gateway.routing import RouteTable
@@ -130,46 +128,6 @@ async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> Asyn
         yield fleet
     finally:
         await fleet.stop_all()
-
-
-@asynccontextmanager
-async def listening(asgi: ASGIApp, address: str) -> AsyncIterator[None]:
-    """Serve an app on an address; requests under way finish before the context is left.
-
-    Raises:
-        PortTakenError: If the address cannot be bound.
-    """
-    host, port = host_and_port(address)
-    server = Listener(
-        uvicorn.Config(
-            *(asgi, host, port),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=30,
-        )
-    )
-    try:
-        socket = server.config.bind_socket()
-    except SystemExit as error:
-        raise PortTakenError(f"cannot listen on {address}: is it taken? choose another") from error
-    task = asyncio.create_task(server.serve([socket]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
-class Listener(uvicorn.Server):
-    """A server that leaves signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handler."""
-        yield
 
 
 def admin_key(run_dir: Path) -> str:

@@ -6,11 +6,13 @@ down before it takes effect, going back takes effect before it is written down.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from gateway.config import RouteConfig
+from gateway.errors import StateStoreError
 from gateway.evidence import Evidence, Outcome
 from gateway.exchange import Exchange
 from gateway.guards import judge
@@ -23,6 +25,7 @@ from gateway.state import Saved, StateStore
 logger = logging.getLogger(__name__)
 
 JUDGE_SECONDS = 0.1
+SAVE_SECONDS = 5.0  # evidence of the last seconds is lost when we are killed
 
 
 class Trial:
@@ -59,17 +62,26 @@ class Trial:
         self._store = store
         self._config = config
         self._assign = assign
+        self._saved_at = time.monotonic()
         self._changed = asyncio.Event()
         self._moving = asyncio.Lock()
 
     async def run(self) -> None:
-        """Look at new evidence a few times a second until the rollout has ended."""
-        self._show()
+        """Look at new evidence a few times a second until the rollout has ended.
+
+        When the state store fails, nothing moves forward: the incumbent gets all traffic until
+        the store answers again.
+        """
+        self._take(self.rollout)
         while self.rollout.is_active:
             await self._changed.wait()
             self._changed.clear()
-            async with self._moving:
-                await self._judge()
+            try:
+                async with self._moving:
+                    await self._judge()
+            except StateStoreError:
+                logger.exception("rollout %s: the state store failed", self.rollout.id)
+                self._assign(Route(self.incumbent))
             await asyncio.sleep(JUDGE_SECONDS)
 
     async def _judge(self) -> None:
@@ -77,6 +89,9 @@ class Trial:
         if rollout.state != "rolled_back":
             verdict = judge(rollout.state, rollout.evidence, self._config.guards)
             await self._move(transition(rollout, verdict, datetime.now(UTC)))
+        if time.monotonic() - self._saved_at > SAVE_SECONDS and self.rollout.is_active:
+            await self._save(self.rollout)
+            self._take(self.rollout)
 
     async def decide(self, move: Callable[[Rollout], Rollout]) -> Rollout:
         """Carry out an operator's move.
@@ -96,7 +111,8 @@ class Trial:
         failed = exchange.status == "failed"
         if self.rollout.state == "canary" and exchange.role != "shadow":
             valid = is_structured(exchange.answer.texts)
-            self._add(Evidence().with_outcome(Outcome(failed, valid, exchange.role)))
+            outcome = Outcome(failed, valid, exchange.role)
+            self._learn(self.rollout.evidence.with_outcome(outcome))
         mirrored = exchange.role == "incumbent" and not failed
         if mirrored and self._route().mirrors(exchange.exchange_id):
             self.mirror.offer(exchange, self._compare)
@@ -104,26 +120,34 @@ class Trial:
     def _compare(self, incumbent: Exchange, shadow: Exchange) -> None:
         """Take a mirrored request as evidence."""
         pair = compare(_reply(incumbent), _reply(shadow), _slice(incumbent))
-        self._add(Evidence().with_pair(pair))
-
-    def _add(self, evidence: Evidence) -> None:
         if self.rollout.is_active:
-            self.rollout = replace(self.rollout, evidence=self.rollout.evidence + evidence)
-            self._changed.set()
+            self._learn(self.rollout.evidence.with_pair(pair))
+
+    def _learn(self, evidence: Evidence) -> None:
+        self.rollout = replace(self.rollout, evidence=evidence)
+        self._changed.set()
 
     async def _move(self, moved: Rollout) -> None:
-        """Make a decision take effect and write it down; evidence may come in meanwhile."""
+        """Make a decision take effect and write it down.
+
+        Forward moves that cannot be written down do not happen; evidence that comes in while a
+        move is being written belongs to the stage that has ended and is left out of the next.
+        """
         if moved is self.rollout:
             return
-        before, self.rollout = self.rollout, moved
+        before = self.rollout
         if moved.state == "rolled_back":
-            self._show()
+            self._take(moved)
         await self._save(moved)
-        self._show()
+        self._take(moved)
         logger.info(
             "rollout %s of route %s: %s -> %s, %.0f%% of traffic",
             *(moved.id, moved.route, before.state, moved.state, 100 * canary_share(moved)),
         )
+
+    def _take(self, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self._assign(self._route())
 
     async def save(self) -> None:
         """Write down the evidence so far, so that another start can go on from here."""
@@ -132,10 +156,7 @@ class Trial:
 
     async def _save(self, rollout: Rollout) -> None:
         self._version = await asyncio.to_thread(self._store.save, rollout, self._version)
-
-    def _show(self) -> None:
-        """Assign the route that the rollout's state asks for."""
-        self._assign(self._route())
+        self._saved_at = time.monotonic()
 
     def _route(self) -> Route:
         if self.rollout.state == "live":

@@ -1,0 +1,238 @@
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pytest
+
+from capture.spool import closed_segments, read_segment
+from capture.writer import Spool, SpoolLimits
+from gateway.app import create_app
+from gateway.config import GatewayConfig
+from gateway.exchange import Exchange, encode
+from gateway.metrics import Metrics
+from gateway.relay import Serving
+from gateway.routing import Deployment, Route, RouteTable
+from gateway.upstream import Upstream
+from tests.support.fake_engine import FakeEngine
+from tests.support.serving import served
+
+LIMITS = SpoolLimits(sync_seconds=0.02, segment_seconds=60.0)
+
+
+@dataclass
+class Stand:
+    """A gateway before a fake engine, and what has come through it."""
+
+    client: httpx.AsyncClient
+    engine: FakeEngine
+    engine_url: str
+    serving: Serving
+    ended: "asyncio.Queue[Exchange]"
+    spool_dir: Path
+
+    async def rows(self) -> list[dict[str, object]]:
+        await asyncio.to_thread(self.serving.spool.close)
+        segments = [read_segment(path) for path in closed_segments(self.spool_dir)]
+        batches = [batch for segment in segments for batch in segment.batches]
+        rows: list[dict[str, object]] = pa.Table.from_batches(batches).to_pylist()
+        return rows
+
+
+def chat(word: str, **more: object) -> dict[str, object]:
+    return {"model": "support", "messages": [{"role": "user", "content": word}], **more}
+
+
+@asynccontextmanager
+async def stand(folder: Path, **settings: object) -> AsyncIterator[Stand]:
+    engine = FakeEngine()
+    async with served(engine.app) as engine_url:
+        config = GatewayConfig.model_validate(
+            {"routes": {"support": {"url": engine_url}}, "idle_timeout_seconds": 2.0, **settings}
+        )
+        deployment = Deployment("teacher", engine_url, "teacher", "rev", capture=True)
+        table = RouteTable({"support": Route(deployment)})
+        upstream = Upstream.create(1.0, config.idle_timeout_seconds)
+        spool = Spool(folder / "spool", "exchanges", encode, limits=LIMITS)
+        metrics = Metrics.create(folder / "spool")
+        ended: asyncio.Queue[Exchange] = asyncio.Queue()
+        serving = Serving(config, table, upstream, spool, metrics.begin, ended.put_nowait)
+        async with (
+            served(create_app(serving, metrics)) as url,
+            httpx.AsyncClient(base_url=url, timeout=10.0) as client,
+        ):
+            yield Stand(client, engine, engine_url, serving, ended, folder / "spool")
+        await upstream.close()
+        await asyncio.to_thread(spool.close)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_receives_the_engines_bytes(tmp_path: Path, stream: bool) -> None:
+    async with stand(tmp_path) as s, httpx.AsyncClient(base_url=s.engine_url) as direct:
+        through = await s.client.post("/v1/chat/completions", json=chat("hi", stream=stream))
+        straight = await direct.post("/v1/chat/completions", json=chat("hi", stream=stream))
+
+    assert through.content == straight.content
+    assert through.status_code == straight.status_code
+    assert through.headers["content-type"] == straight.headers["content-type"]
+    ours = set(through.headers) - set(straight.headers)
+    assert ours == {"x-retort-exchange-id", "x-retort-deployment"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_completed_exchange_becomes_a_row(tmp_path: Path, stream: bool) -> None:
+    async with stand(tmp_path) as s:
+        answer = await s.client.post("/v1/chat/completions", json=chat("hi", stream=stream, seed=7))
+        (row,) = await s.rows()
+
+    assert row["exchange_id"] == answer.headers["x-retort-exchange-id"]
+    assert row["response_text"] == ['{"intent": "order"}']
+    assert (row["status"], row["http_status"], row["finish_reason"]) == ("completed", 200, ["stop"])
+    assert (row["route"], row["deployment"], row["role"]) == ("support", "teacher", "incumbent")
+    assert (row["stream"], row["capture"]) == (stream, "tap")
+    assert json.loads(str(row["params"])) == {"seed": 7}
+    assert json.loads(str(row["request"]))["messages"] == chat("hi")["messages"]
+
+
+async def test_the_row_is_written_before_the_client_has_the_whole_answer(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        await s.client.post("/v1/chat/completions", json=chat("hi", stream=True))
+        (segment,) = s.spool_dir.glob("*.open")
+
+        assert read_segment(segment).num_rows == 1
+
+
+async def test_the_engine_is_asked_to_record_by_a_tag(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        own = {"vllm_xargs": {"other": 1}}
+        answer = await s.client.post("/v1/chat/completions", json=chat("hi", **own))
+
+    sent = s.engine.bodies[0]["vllm_xargs"]
+    assert sent == {"other": 1, "retort": answer.headers["x-retort-exchange-id"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"), [({"store": False}, {}), ({}, {"x-retort-capture": "off"})]
+)
+async def test_a_request_can_refuse_capture(
+    tmp_path: Path, body: dict[str, object], headers: dict[str, str]
+) -> None:
+    async with stand(tmp_path) as s:
+        await s.client.post("/v1/chat/completions", json=chat("hi", **body), headers=headers)
+        (row,) = await s.rows()
+
+    assert "vllm_xargs" not in s.engine.bodies[0]
+    assert row["capture"] == "off"
+    assert "x-retort-capture" not in s.engine.headers[0]
+
+
+async def test_the_clients_key_stays_with_the_gateway(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        headers = {"authorization": "Bearer sk-secret", "x-request-id": "7"}
+        await s.client.post("/v1/chat/completions", json=chat("hi"), headers=headers)
+
+    assert "authorization" not in s.engine.headers[0]
+    assert s.engine.headers[0]["x-request-id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("word", "http_status", "status"), [("fail", 500, "failed"), ("refuse", 400, "rejected")]
+)
+async def test_the_engines_errors_pass_through_and_are_recorded(
+    tmp_path: Path, word: str, http_status: int, status: str
+) -> None:
+    async with stand(tmp_path) as s:
+        answer = await s.client.post("/v1/chat/completions", json=chat(word))
+        (row,) = await s.rows()
+
+    assert answer.status_code == http_status
+    assert answer.json()["error"]["message"] in {"out of memory", "bad"}
+    assert (row["status"], row["http_status"]) == (status, http_status)
+    assert row["error_type"] == answer.json()["error"]["type"]
+
+
+async def test_a_broken_off_stream_is_broken_off_for_the_client_too(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await s.client.post("/v1/chat/completions", json=chat("break", stream=True))
+        (row,) = await s.rows()
+
+    assert (row["status"], row["error_type"]) == ("failed", "engine_failed")
+    assert row["response_text"] == ['{"intent": ']
+
+
+async def test_an_engine_that_is_down_gives_a_clear_error(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        nowhere = Deployment("teacher", "http://127.0.0.1:9", "m", None, capture=False)
+        s.serving.table = RouteTable({"support": Route(nowhere)})
+        answer = await s.client.post("/v1/chat/completions", json=chat("hi"))
+        (row,) = await s.rows()
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "engine_not_ready"
+    assert (row["status"], row["error_type"]) == ("failed", "engine_not_ready")
+
+
+async def test_an_engine_that_stays_silent_times_out(tmp_path: Path) -> None:
+    async with stand(tmp_path, idle_timeout_seconds=0.1) as s:
+        answer = await s.client.post("/v1/chat/completions", json=chat("hang"))
+
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "engine_timeout"
+
+
+async def test_a_client_that_leaves_stops_the_engines_work(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        asking = asyncio.create_task(s.client.post("/v1/chat/completions", json=chat("hang")))
+        await asyncio.wait_for(s.engine.hanging.wait(), 5)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.wait_for(s.engine.cancelled.wait(), 5)
+        exchange = await asyncio.wait_for(s.ended.get(), 5)
+
+    assert exchange.status == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not valid JSON"),
+        (b"[1]", 400, "not a JSON object"),
+        (b'{"model": "gpt-9"}', 404, "'gpt-9' does not exist; known: support"),
+        (b'{"messages": []}', 404, "None does not exist"),
+        (b'{"model": "support", "x": "' + b"y" * 300 + b'"}', 413, r"max_body_bytes \(256\)"),
+    ],
+)
+async def test_a_malformed_request_is_refused_in_openais_form(
+    tmp_path: Path, body: bytes, status: int, message: str
+) -> None:
+    async with stand(tmp_path, max_body_bytes=256) as s:
+        answer = await s.client.post("/v1/chat/completions", content=body)
+
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert re.search(message, error["message"])
+    assert s.ended.empty()
+
+
+async def test_models_health_and_metrics_answer(tmp_path: Path) -> None:
+    async with stand(tmp_path) as s:
+        models = (await s.client.get("/v1/models")).json()
+        await s.client.post("/v1/chat/completions", json=chat("hi"))
+        ready = await s.client.get("/readyz")
+        health = await s.client.get("/healthz")
+        metrics = (await s.client.get("/metrics")).text
+        s.serving.table = RouteTable({})
+        waiting = await s.client.get("/readyz")
+
+    assert [model["id"] for model in models["data"]] == ["support"]
+    assert (ready.status_code, health.status_code, waiting.status_code) == (200, 200, 503)
+    assert waiting.json()["waiting"] == ["support"]
+    assert "retort_in_flight_requests" in metrics
