@@ -4,25 +4,29 @@
 may be committed; ``.bad`` could not be read and is kept for a person to look at. A frame is a
 length and a CRC32C (both u32, little endian) before its payload. The first payload is the header
 (JSON), the second the Arrow schema, each further one a record batch. Whatever follows the last
-whole frame is a torn tail, the trace of a crash.
+whole frame is a torn tail, the trace of a crash. ``TABLE-WRITER.lock`` is locked while its
+writer lives, whether or not it has a segment open.
 """
 
-import fcntl
+import errno
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 from crc32c import crc32c
 
 from capture.errors import SpoolError
+from capture.locks import create_locked, locked_if_free, sync_folder
 
 FORMAT_VERSION = 1
 FRAME = struct.Struct("<II")
-OPEN, CLOSED, BAD = ".open", ".seg", ".bad"
+OPEN, CLOSED, BAD, LOCK = ".open", ".seg", ".bad", ".lock"
+NAME = re.compile(r"([a-z]+)-([0-9a-z]+)-([0-9]{6,})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,10 +38,10 @@ class SegmentName:
     sequence: int
 
     @classmethod
-    def parse(cls, path: Path) -> "SegmentName":
-        """Read a file's name."""
-        table, writer, sequence = path.stem.split("-")
-        return cls(table, writer, int(sequence))
+    def parse(cls, path: Path) -> "SegmentName | None":
+        """Read a file's name; None if it is no segment's."""
+        found = NAME.fullmatch(path.stem)
+        return cls(found[1], found[2], int(found[3])) if found else None
 
     def path(self, folder: Path, suffix: str) -> Path:
         """The file in one of its three states."""
@@ -45,13 +49,18 @@ class SegmentName:
 
 
 class SegmentWriter:
-    """Appends batches of one table to segment after segment; one thread, one writer."""
+    """Appends batches of one table to segment after segment; one thread, one writer.
 
-    def __init__(self, folder: Path, table: str, schema: pa.Schema, writer: str) -> None:
+    Attributes:
+        num_bytes: Size of the segment under way.
+    """
+
+    def __init__(self, folder: Path, table: str, schema: pa.Schema, writer_id: str) -> None:
         self._folder = folder
         self._schema = schema
-        self._name = SegmentName(table, writer, 0)
+        self._name = SegmentName(table, writer_id, 0)
         self._file: int | None = None
+        self._is_listed = False
         self.num_bytes = 0
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -60,15 +69,17 @@ class SegmentWriter:
         Raises:
             OSError: If the disk refuses; the batch is then not in the segment.
         """
-        payload = batch.serialize()
-        if self._file is None:
-            self._open()
-        self._write([payload])
+        file = self._open() if self._file is None else self._file
+        self._write(file, [batch.serialize()])
 
     def sync(self) -> None:
-        """Bring everything appended onto the disk."""
-        if self._file is not None:
-            os.fdatasync(self._file)
+        """Bring everything appended, and the segment's name, onto the disk."""
+        if self._file is None:
+            return
+        os.fdatasync(self._file)
+        if not self._is_listed:
+            sync_folder(self._folder)
+            self._is_listed = True
 
     def rotate(self) -> None:
         """Close the segment under way, if any, so that it may be committed."""
@@ -77,8 +88,7 @@ class SegmentWriter:
         os.fsync(self._file)
         self._name.path(self._folder, OPEN).rename(self._name.path(self._folder, CLOSED))
         sync_folder(self._folder)
-        os.close(self._file)
-        self._file = None
+        self.abandon()
 
     def abandon(self) -> None:
         """Let go of a segment that the disk refuses to take more of; recovery closes it."""
@@ -86,29 +96,33 @@ class SegmentWriter:
             os.close(self._file)
             self._file = None
 
-    def _open(self) -> None:
-        self._name = SegmentName(self._name.table, self._name.writer, self._name.sequence + 1)
+    def _open(self) -> int:
+        self._name = replace(self._name, sequence=self._name.sequence + 1)
         path = self._name.path(self._folder, OPEN)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        self._file, self.num_bytes = file, 0
+        file = create_locked(path)
+        self.num_bytes, self._is_listed = 0, False
         header = {
             "format_version": FORMAT_VERSION,
             "table": self._name.table,
             "writer": self._name.writer,
             "sequence": self._name.sequence,
         }
-        self._write([json.dumps(header).encode(), self._schema.serialize()])
+        try:
+            self._write(file, [json.dumps(header).encode(), self._schema.serialize()])
+        except OSError:
+            path.unlink()
+            os.close(file)
+            raise
+        self._file = file
+        return file
 
-    def _write(self, payloads: Sequence[bytes | pa.Buffer]) -> None:
+    def _write(self, file: int, payloads: Sequence[bytes | pa.Buffer]) -> None:
         """Append frames with one call, or leave the file as it was."""
-        if self._file is None:
-            raise SpoolError("the segment is closed")
-        data = b"".join(frame(payload) for payload in payloads)
-        written = os.write(self._file, data)
-        if written != len(data):
-            os.ftruncate(self._file, self.num_bytes)
-            raise OSError(28, "only part of a frame could be written")
+        parts = [part for payload in payloads for part in frame(payload)]
+        written = os.writev(file, parts)
+        if written != sum(len(part) for part in parts):
+            os.ftruncate(file, self.num_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.num_bytes += written
 
 
@@ -119,11 +133,14 @@ class Segment:
     Attributes:
         batches: Whole record batches, in order.
         whole_bytes: Length up to the last whole frame; the file may be longer by a torn tail.
+        is_whole: Whether nothing follows that frame.
     """
 
     name: SegmentName
+    schema: pa.Schema
     batches: tuple[pa.RecordBatch, ...]
     whole_bytes: int
+    is_whole: bool
 
     @property
     def num_rows(self) -> int:
@@ -131,10 +148,10 @@ class Segment:
         return sum(batch.num_rows for batch in self.batches)
 
 
-def frame(payload: bytes | pa.Buffer) -> bytes:
-    """Put length and checksum before a payload."""
-    data = bytes(payload)
-    return FRAME.pack(len(data), crc32c(data)) + data
+def frame(payload: bytes | pa.Buffer) -> tuple[bytes, memoryview]:
+    """Length and checksum, and the payload they belong to."""
+    data = memoryview(payload)
+    return FRAME.pack(len(data), crc32c(data)), data
 
 
 def read_segment(path: Path) -> Segment:
@@ -142,62 +159,87 @@ def read_segment(path: Path) -> Segment:
 
     Raises:
         SpoolError: If its header or schema is not whole, or its format is another.
+        FileNotFoundError: If it has been committed or renamed meanwhile.
     """
-    payloads = list(_frames(path.read_bytes()))
+    data = path.read_bytes()
+    frames = list(_frames(memoryview(data)))
     try:
-        header, schema = (
-            json.loads(payloads[0][0]),
-            pa.ipc.read_schema(pa.py_buffer(payloads[1][0])),
-        )
-        name = SegmentName(header["table"], header["writer"], header["sequence"])
+        (first, _), (second, _), *rest = frames
+        header = json.loads(bytes(first))
         version = header["format_version"]
-    except (IndexError, ValueError, KeyError, pa.ArrowException) as error:
-        raise SpoolError(f"{path}: its header cannot be read; it is set aside") from error
-    if version != FORMAT_VERSION:
-        raise SpoolError(f"{path}: format {version}, expected {FORMAT_VERSION}; it is set aside")
-    batches = tuple(
-        pa.ipc.read_record_batch(pa.py_buffer(payload), schema) for payload, _ in payloads[2:]
-    )
-    return Segment(name, batches, payloads[-1][1])
+        if version != FORMAT_VERSION:
+            raise SpoolError(
+                f"{path}: format {version}, expected {FORMAT_VERSION}; it is set aside: commit it "
+                "with the version of retort that wrote it"
+            )
+        name = SegmentName(header["table"], header["writer"], header["sequence"])
+        schema = pa.ipc.read_schema(pa.py_buffer(second))
+        batches = tuple(
+            pa.ipc.read_record_batch(pa.py_buffer(payload), schema) for payload, _ in rest
+        )
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise SpoolError(f"{path}: it cannot be read; it is set aside as {BAD}") from error
+    whole_bytes = frames[-1][1]
+    return Segment(name, schema, batches, whole_bytes, whole_bytes == len(data))
 
 
-def _frames(data: bytes) -> Iterator[tuple[bytes, int]]:
+def _frames(data: memoryview) -> Iterator[tuple[memoryview, int]]:
     """Payload and end of each whole frame, up to the first that is torn or altered."""
     start = 0
     while start + FRAME.size <= len(data):
         length, checksum = FRAME.unpack_from(data, start)
         end = start + FRAME.size + length
         payload = data[start + FRAME.size : end]
-        if len(payload) != length or crc32c(payload) != checksum:
+        # The checksum of nothing is zero: a tail of zeros would pass for frames.
+        if not length or len(payload) != length or crc32c(payload) != checksum:
             return
         yield payload, end
         start = end
 
 
+def segments(folder: Path, suffix: str) -> list[tuple[SegmentName, Path]]:
+    """Segments in one state, by table, writer and sequence; other files are not ours."""
+    found = ((SegmentName.parse(path), path) for path in folder.glob(f"*{suffix}"))
+    return sorted((name, path) for name, path in found if name is not None)
+
+
 def closed_segments(folder: Path) -> list[Path]:
     """Segments that may be committed, by table, writer and sequence."""
-    return sorted(folder.glob(f"*{CLOSED}"), key=SegmentName.parse)
+    return [path for _, path in segments(folder, CLOSED)]
 
 
 def recover(folder: Path) -> int:
-    """Close what dead writers left open, without its torn tail; returns how many there were."""
+    """Close what dead writers left open, without its torn tail.
+
+    Returns:
+        How many segments were closed; one that cannot be read is set aside instead.
+    """
+    for path in folder.glob(f"*{LOCK}"):
+        with locked_if_free(path) as file:
+            if file is not None:
+                path.unlink()
     recovered = 0
-    for path in sorted(folder.glob(f"*{OPEN}")):
-        file = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, read_segment(path).whole_bytes)
-            os.fsync(file)
-            path.rename(path.with_suffix(CLOSED))
-            recovered += 1
-        except BlockingIOError:
-            continue  # its writer lives
-        except SpoolError:
-            quarantine(path)
-        finally:
-            os.close(file)
-    sync_folder(folder)
+    for _, path in segments(folder, OPEN):
+        with locked_if_free(path) as file:
+            recovered += file is not None and _close_for_writer(path, file)
+    if recovered:
+        sync_folder(folder)
     return recovered
+
+
+def _close_for_writer(path: Path, file: int) -> bool:
+    """Make a closed segment of one whose lock we hold; False if there is nothing in it."""
+    if not os.fstat(file).st_size:
+        path.unlink()
+        return False
+    try:
+        os.ftruncate(file, read_segment(path).whole_bytes)
+    except SpoolError:
+        quarantine(path)
+        return False
+    os.fsync(file)
+    path.rename(path.with_suffix(CLOSED))
+    return True
 
 
 def quarantine(path: Path) -> None:
@@ -205,10 +247,8 @@ def quarantine(path: Path) -> None:
     path.rename(path.with_suffix(BAD))
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the folder's entries onto the disk."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+def is_alive(folder: Path, table: str, writer: str) -> bool:
+    """Whether a writer still holds its lock."""
+    path = folder / f"{table}-{writer}{LOCK}"
+    with locked_if_free(path) as file:
+        return file is None and path.exists()

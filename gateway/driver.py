@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,7 +100,8 @@ class RolloutDriver:
         """
         if route not in self._serving.table.routes:
             raise RouteNotFoundError(f"no route {route!r}", "route")
-        if route in self._trials or route in self._starting:
+        under_way = self._trials.get(route)
+        if route in self._starting or (under_way is not None and under_way.rollout.is_active):
             raise RolloutError(f"route {route} has a rollout under way; end that first")
         self._starting.add(route)
         try:
@@ -142,19 +143,21 @@ class RolloutDriver:
             Mirror(candidate, self._serving.spool, self._metrics, limits),
         )
         self._trials[name] = trial
-        task = asyncio.create_task(self._run(trial))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._run(trial))
 
     async def _run(self, trial: Trial) -> None:
-        """Run a trial to its end and take down what only it needed."""
+        """Run a trial to its end; whoever lost stays warm if that is the incumbent."""
         try:
             await trial.run()
-            self._trials.pop(trial.rollout.route, None)
         finally:
             await trial.mirror.close()
         if trial.rollout.state == "rolled_back":
             await self._drain(trial.candidate.name)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drain(self, name: str) -> None:
         """Stop an engine when the requests it is answering have ended."""
@@ -165,7 +168,8 @@ class RolloutDriver:
     async def close(self) -> None:
         """Stop judging and mirroring; what is undecided goes on at the next start."""
         for trial in self._trials.values():
-            await trial.save()
+            if trial.rollout.is_active:
+                await trial.save()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -201,10 +205,10 @@ class RolloutDriver:
         return await self._decide(rollout_id, lambda r: promote(r, datetime.now(UTC)))
 
     async def roll_back(self, rollout_id: str, reason: str) -> Rollout:
-        """Give all traffic back to the incumbent.
+        """Give all traffic back to the incumbent, also from live while that is still warm.
 
         Raises:
-            RolloutError: If it is not under way.
+            RolloutError: If it was rolled back already, or another rollout has followed it.
         """
         return await self._decide(rollout_id, lambda r: roll_back(r, datetime.now(UTC), reason))
 
@@ -216,7 +220,11 @@ class RolloutDriver:
                 f"rollout {rollout_id} is {rollout.state} and no longer kept warm; to go back "
                 "to another model, start a rollout of its bundle"
             )
-        return await trial.decide(move)
+        was_live = trial.rollout.state == "live"
+        moved = await trial.decide(move)
+        if was_live:
+            self._spawn(self._drain(trial.candidate.name))
+        return moved
 
     def shown(self, rollout: Rollout) -> dict[str, JsonValue]:
         """A rollout as the admin API shows it, with what its guards make of it now."""
