@@ -1,0 +1,1 @@
+"""The demo's teacher: a made-up support desk's task, and a small model that learns it here."""
