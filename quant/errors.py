@@ -1,0 +1,28 @@
+"""What can go wrong in a correct program that turns a checkpoint into a bundle.
+
+QuantError
+    SchemeError        a scheme this host cannot serve, or no scheme at all
+    CalibrationError   the log holds no rows to calibrate on
+    CompressionError   the model cannot be quantized, or its result not be served
+    BundleError        a folder that must not be served
+"""
+
+
+class QuantError(Exception):
+    """Base of this package's errors; the message says what to do next."""
+
+
+class SchemeError(QuantError):
+    """Raised before any work when a scheme is unknown or has no kernel on this host."""
+
+
+class CalibrationError(QuantError):
+    """Raised when the log has no usable rows for this model."""
+
+
+class CompressionError(QuantError):
+    """Raised when a model cannot be quantized, or the engine does not serve the result."""
+
+
+class BundleError(QuantError):
+    """Raised when a folder is not a bundle that may be served, or cannot be published."""
