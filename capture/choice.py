@@ -52,6 +52,7 @@ class Choice:
         max_tokens: Length that ends the completion.
         flags: What was done to the logits before they were recorded.
         touched_at: Monotonic seconds of the last recorded row.
+        is_scheduled: Whether it was in the engine's batch when the tap last looked.
         written_length: Positions already handed to the spool.
         is_closed: Whether the recorder has let go of it.
     """
@@ -64,6 +65,7 @@ class Choice:
     max_tokens: int
     flags: Flag
     touched_at: float
+    is_scheduled: bool = True
     written_length: int = 0
     is_closed: bool = False
     rows: list[tuple[Step, int]] = field(default_factory=list)

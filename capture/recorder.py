@@ -3,7 +3,8 @@
 Nothing here knows vLLM: a model runner's adapter says which choice each logits row belongs to.
 The engine tells nobody when a completion has ended, so a choice is written when its last token
 is a stop token or its length is reached, or else (stop strings, aborts, preemption) when nothing
-was recorded for it for ``LINGER_SECONDS``; if it goes on after all, a longer row follows and
+was recorded for it for a while: ``LINGER_SECONDS`` once it has left the batch, ``IDLE_SECONDS`` as
+long as no further step has shown that it left. If it goes on after all, a longer row follows and
 readers take the longest.
 """
 
@@ -19,6 +20,7 @@ from capture.choice import Choice, Step, TapConfig
 from capture.rows import LogitRow
 
 LINGER_SECONDS = 2.0
+IDLE_SECONDS = 10.0
 FORGET_SECONDS = 120.0
 SWEEP_SECONDS = 0.01
 MAX_PENDING_STEPS = 1024
@@ -122,7 +124,7 @@ class Recorder:
             if choice.has_ended:
                 self._write(choice)
                 self._close(choice)
-            elif quiet >= LINGER_SECONDS:
+            elif quiet >= (IDLE_SECONDS if choice.is_scheduled else LINGER_SECONDS):
                 self._write(choice)
                 if quiet >= FORGET_SECONDS:
                     self._close(choice)

@@ -59,18 +59,27 @@ class LogitTap(LogitsProcessor):
         if batch_update is None:
             return
         for index in batch_update.removed:
-            self._slots.pop(index, None)
+            self._vacate(index)
         for index, params, prompt_ids, output_ids in batch_update.added:
-            self._slots.pop(index, None)
+            self._vacate(index)
             tag = (params.extra_args or {}).get(TAG)
             if tag is not None:
                 self._slots[index] = self._resume_or_begin(str(tag), params, prompt_ids, output_ids)
         for first, second, direction in batch_update.moved:
-            moved, displaced = self._slots.pop(first, None), self._slots.pop(second, None)
-            if moved is not None:
-                self._slots[second] = moved
-            if displaced is not None and direction is MoveDirectionality.SWAP:
-                self._slots[first] = displaced
+            moved = self._slots.pop(first, None)
+            if direction is MoveDirectionality.SWAP:
+                self._place(first, self._slots.pop(second, None))
+            self._vacate(second)
+            self._place(second, moved)
+
+    def _place(self, index: int, choice: Choice | None) -> None:
+        if choice is not None:
+            self._slots[index] = choice
+
+    def _vacate(self, index: int) -> None:
+        left = self._slots.pop(index, None)
+        if left is not None:
+            left.is_scheduled = False
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Select the tagged rows' top k and pass the logits on untouched."""
@@ -91,6 +100,7 @@ class LogitTap(LogitsProcessor):
         siblings = self._tagged.setdefault(tag, [])
         for known in siblings:
             if known.output_ids is output_ids:
+                known.is_scheduled = True
                 return known
         choice = Choice(
             exchange_id=tag,

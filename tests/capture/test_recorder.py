@@ -122,6 +122,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
     spool, output = Kept(), list[int]()
     tap = Recorder(spool, CONFIG)
     one = choice(output)
+    one.is_scheduled = False
     tap.begin(one)
     push(tap, [one], step(5))
     output.append(5)
@@ -136,7 +137,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 
 
 def test_a_missing_step_flags_the_choice() -> None:
-    spool, output = Kept(), [5]
+    spool = Kept()
     tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=3)
     tap.begin(one)
@@ -145,7 +146,6 @@ def test_a_missing_step_flags_the_choice() -> None:
     push(tap, [one], step(7))  # position 2, position 1 was dropped
     tap.close()
 
-    assert output == [5]
     assert spool.rows[-1].flags & Flag.INCOMPLETE
 
 
