@@ -77,10 +77,11 @@ def by_rarity(prompts: Sequence[Prompt]) -> list[Prompt]:
     surprisal = [
         sum(-math.log(counts[word] / total) for word in each) / max(len(each), 1) for each in words
     ]
-    limit = sorted(surprisal)[int(len(prompts) * (1 - RARE_FRACTION))]
+    order = sorted(range(len(prompts)), key=surprisal.__getitem__)
+    rare = set(order[int(len(prompts) * (1 - RARE_FRACTION)) :])
     return [
-        replace(prompt, slice="rare" if value >= limit else "common")
-        for prompt, value in zip(prompts, surprisal, strict=True)
+        replace(prompt, slice="rare" if index in rare else "common")
+        for index, prompt in enumerate(prompts)
     ]
 
 
