@@ -51,7 +51,8 @@ def forward_kl(student_logits_NV: Tensor, targets: Targets) -> Tensor:
     student_NC = _student_classes(_at_least_float32(student_logits_NV), targets)
     probs_NC = teacher_NC.to(student_NC.dtype).exp()
     cross_entropy_N = -(probs_NC * student_NC).sum(dim=-1)
-    return cross_entropy_N - torch.special.entr(probs_NC).sum(dim=-1)
+    entropy_N: Tensor = torch.special.entr(probs_NC).sum(dim=-1)
+    return cross_entropy_N - entropy_N
 
 
 def behaviour_cloning(student_logits_NV: Tensor, targets: Targets) -> Tensor:

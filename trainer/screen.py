@@ -1,0 +1,52 @@
+"""What a person sees while a student is made: one bar on stderr."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from trainer.loop import Step
+
+SHOWN_EVERY = 5  # steps between two looks at the loss, which waits for the device
+
+
+@dataclass(slots=True)
+class Screen:
+    """A progress bar that names the work in hand, then counts training steps."""
+
+    _progress: Progress
+    _task: TaskID
+    _tokens: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, steps: int) -> Iterator[Self]:
+        """Show the bar until the block ends."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield cls(progress, progress.add_task("starting", total=steps))
+
+    def say(self, words: str) -> None:
+        """Name the work in hand."""
+        self._progress.update(self._task, description=words)
+
+    def step(self, step: Step) -> None:
+        """Count a finished training step."""
+        if step.number == 1:
+            self._started, self._tokens = time.perf_counter(), 0
+        else:
+            self._tokens += step.tokens
+        if step.number % SHOWN_EVERY == 0:
+            speed = self._tokens / (time.perf_counter() - self._started)
+            self.say(f"loss {step.loss.item():.3f}, {speed:,.0f} tokens/s")
+        self._progress.update(self._task, completed=step.number)

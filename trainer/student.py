@@ -1,0 +1,65 @@
+"""The models: opening their folders, and running one on a batch.
+
+Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from capture.revision import tokenizer_hash
+from trainer.errors import ModelError
+from trainer.packing import Batch
+
+
+def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the scores of every completion token, in the order of ``batch.targets``.
+
+    The output projection, the widest layer of a small model, runs on those positions only.
+
+    Returns:
+        ``logits_NV`` in the dtype the model computes in.
+    """
+    hidden_BTD = model.model(batch.token_ids_BT, use_cache=False).last_hidden_state
+    logits_NV: Tensor = model.lm_head(hidden_BTD.flatten(0, 1)[batch.predicts_N])
+    return logits_NV
+
+
+def open_teacher(folder: Path, device: torch.device) -> PreTrainedModel:
+    """Load a model in the dtype it is stored in.
+
+    Raises:
+        ModelError: If the folder holds no model.
+    """
+    return _open(folder, "auto").to(device)
+
+
+def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTrainedModel:
+    """Load a model to go on training, in float32.
+
+    Raises:
+        ModelError: If the folder holds no model, or its tokenizer is not the teacher's.
+    """
+    found, expected = tokenizer_hash(folder), tokenizer_hash(teacher)
+    if found != expected:
+        raise ModelError(
+            f"{folder}: tokenizer {found}, expected the teacher's ({expected}): "
+            "choose a student with the same tokenizer, or leave `student` out to cut the teacher"
+        )
+    return _open(folder, torch.float32).to(device)
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Return how many weights there are, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _open(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; give a Hugging Face model folder")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
