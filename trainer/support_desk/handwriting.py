@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable
 
-from trainer.support_desk.lexicon import chance
+from trainer.support_desk.lexicon import chance, zipf
 
 ABBREVIATIONS = {
     "please": "pls", "you": "u", "your": "ur", "thanks": "thx", "are": "r", "for": "4", "to": "2",
@@ -14,7 +14,7 @@ ABBREVIATIONS = {
 }  # fmt: skip
 NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqreytiuopsaddgfjhklxzvcnbm", strict=False))
 LEET = str.maketrans({"e": "3", "a": "4", "o": "0", "i": "1"})
-WORD = re.compile(r"[a-z]{4,}")
+WORD = re.compile(r"[a-z]{5,}")
 
 
 def slip(rng: random.Random, word: str) -> str:
@@ -31,7 +31,7 @@ def slip(rng: random.Random, word: str) -> str:
 
 
 def misspell(rng: random.Random, text: str, *, errors: int) -> str:
-    """Put an error into up to ``errors`` different words of four letters or more."""
+    """Put an error into up to ``errors`` different words of five letters or more."""
     places = list(WORD.finditer(text))
     for match in sorted(rng.sample(places, min(errors, len(places))), key=lambda m: -m.start()):
         text = text[: match.start()] + slip(rng, match[0]) + text[match.end() :]
@@ -55,7 +55,7 @@ def _leet(rng: random.Random, text: str) -> str:
 
 
 def _all_thumbs(rng: random.Random, text: str) -> str:
-    return misspell(rng, text, errors=rng.randint(4, 7))
+    return misspell(rng, text, errors=rng.randint(3, 5))
 
 
 def _drawl(rng: random.Random, text: str) -> str:
@@ -70,13 +70,21 @@ RARE_HANDS: tuple[Callable[[random.Random, str], str], ...] = (
 )  # fmt: skip
 
 
+def type_unusually(rng: random.Random, text: str) -> str:
+    """Return the text as few people type it; always another text."""
+    typed = text
+    while typed == text:
+        typed = zipf(rng, RARE_HANDS)(rng, text)
+    return typed
+
+
 def type_plainly(rng: random.Random, text: str) -> str:
     """Return the text as most people type it: mostly right, sometimes short or with a slip."""
     if chance(rng, 0.3):
         text = text.replace("'", "")
     if chance(rng, 0.12):
         text = " ".join(ABBREVIATIONS.get(word, word) for word in text.split(" "))
-    text = misspell(rng, text, errors=rng.choices([0, 1, 2], [70, 22, 8])[0])
+    text = misspell(rng, text, errors=rng.choices([0, 1, 2], [76, 19, 5])[0])
     if chance(rng, 0.5):
         text = re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
         text = re.sub(r"\bi\b", "I", text)

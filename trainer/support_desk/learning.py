@@ -14,7 +14,6 @@ from torch.optim import AdamW
 from transformers import LlamaForCausalLM
 
 from trainer.packing import epoch_batches
-from trainer.schedule import learning_rate_factor
 from trainer.support_desk.message import Message
 from trainer.support_desk.tokenizer import END, PAD_ID, encode, prompt_text
 
@@ -31,7 +30,6 @@ class Recipe:
     Attributes:
         batch_tokens: Padded tokens per step.
         warmup: Steps.
-        decay_fraction: Share of the steps, at the end, in which the rate falls to 0.
         average_kept: Share of the averaged weights that each step keeps.
     """
 
@@ -39,7 +37,6 @@ class Recipe:
     batch_tokens: int = 768
     learning_rate: float = 2e-3
     warmup: int = 50
-    decay_fraction: float = 0.5
     average_kept: float = 0.98
 
 
@@ -96,9 +93,7 @@ def train(
     weights = list(model.parameters())
     averages = [weight.detach().clone() for weight in weights]
     for step, batch in enumerate(batches):
-        rate = recipe.learning_rate * learning_rate_factor(
-            step, steps=len(batches), warmup=recipe.warmup, decay_fraction=recipe.decay_fraction
-        )
+        rate = recipe.learning_rate * _rate_factor(step, len(batches), recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss(model, [examples[index] for index in batch]).backward()  # type: ignore[no-untyped-call]
@@ -130,6 +125,11 @@ def loss(model: LlamaForCausalLM, examples: Sequence[Example]) -> Tensor:
     )
     weights = weights_BT[:, 1:].flatten()
     return (losses * weights).sum() / weights.sum()
+
+
+def _rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Return a share of the peak rate: up over the warm-up, down to 0 over the second half."""
+    return min(1.0, (step + 1) / (warmup + 1), 2 * (steps - step) / steps)
 
 
 def _optimizer(model: LlamaForCausalLM) -> AdamW:

@@ -4,13 +4,15 @@ import random
 import re
 import tomllib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
+from itertools import accumulate
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Item = TypeVar("Item")
-ZIPF_EXPONENT = 1.0
+FLAT = 0.5  # exponent where even the last item must not starve
 ALTERNATIVES = re.compile(r"\(([^()]*)\)")
 
 
@@ -24,7 +26,7 @@ class Phrases(BaseModel):
 
     def draw(self, rng: random.Random, *, is_rare: bool) -> str:
         """Pick a phrase, its alternatives still in it."""
-        return zipf(rng, self.rare if is_rare else self.common)
+        return zipf(rng, self.rare, FLAT) if is_rare else zipf(rng, self.common)
 
 
 class Quantities(BaseModel):
@@ -86,10 +88,14 @@ def chance(rng: random.Random, probability: float) -> bool:
     return rng.random() < probability
 
 
-def zipf(rng: random.Random, items: Sequence[Item]) -> Item:
-    """Pick one of the items, the n-th with a weight of 1/n."""
-    weights = [1 / rank**ZIPF_EXPONENT for rank in range(1, len(items) + 1)]
-    return rng.choices(items, weights)[0]
+def zipf(rng: random.Random, items: Sequence[Item], exponent: float = 1.0) -> Item:
+    """Pick one of the items, the n-th with a weight of ``1 / n**exponent``."""
+    return rng.choices(items, cum_weights=_cumulative(len(items), exponent))[0]
+
+
+@cache
+def _cumulative(count: int, exponent: float) -> list[float]:
+    return list(accumulate(1 / rank**exponent for rank in range(1, count + 1)))
 
 
 def expand(rng: random.Random, phrase: str) -> str:

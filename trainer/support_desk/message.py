@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.support_desk.draw import Draw
-from trainer.support_desk.handwriting import RARE_HANDS, type_plainly
+from trainer.support_desk.handwriting import type_plainly, type_unusually
 from trainer.support_desk.lexicon import Lexicon, chance, expand, zipf
 from trainer.support_desk.rarity import Rarity, draw_rarities
 from trainer.support_desk.request import write_request
@@ -118,5 +118,5 @@ def _join(draw: Draw, sentences: list[str]) -> str:
 
 def _typed(draw: Draw, text: str) -> str:
     if draw.has(Rarity.HAND):
-        return zipf(draw.rng, RARE_HANDS)(draw.rng, text)
+        return type_unusually(draw.rng, text)
     return type_plainly(draw.rng, text) + draw.rng.choice(["", "", ".", "!"])

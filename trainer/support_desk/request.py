@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from trainer.support_desk.draw import Draw
-from trainer.support_desk.lexicon import chance, expand, zipf
+from trainer.support_desk.lexicon import FLAT, chance, expand, zipf
 from trainer.support_desk.rarity import COUNTING, NAMING, Rarity
 from trainer.support_desk.things import COUNTED, PLACEHOLDERS, Thing, draw_count
 
@@ -28,7 +28,7 @@ class Request:
 
 def write_request(draw: Draw) -> Request:
     """Write the main sentence."""
-    intent = zipf(draw.rng, list(draw.lexicon.intents))
+    intent = zipf(draw.rng, list(draw.lexicon.intents), FLAT)
     frame = _frame(draw, intent)
     placeholder = next((name for name in PLACEHOLDERS if name in frame), None)
     if placeholder is None:

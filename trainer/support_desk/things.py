@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from trainer.support_desk.lexicon import Lexicon, chance, zipf
+from trainer.support_desk.lexicon import FLAT, Lexicon, chance, zipf
 
 PLACEHOLDERS = ("{own}", "{new}", "{many}", "{bare}")
 COUNTED = ("{own}", "{new}")
@@ -49,7 +49,7 @@ class Thing:
 def draw_noun(rng: random.Random, lexicon: Lexicon, *, is_rare: bool) -> tuple[str, str, str]:
     """Pick a product and a word for it, as (product, singular, plural)."""
     products = [name for name, words in lexicon.products.items() if is_rare or words.common]
-    product = zipf(rng, products)
+    product = zipf(rng, products, FLAT if is_rare else 1.0)
     one, _, many = lexicon.products[product].draw(rng, is_rare=is_rare).partition("|")
     return product, one, many or f"{one}s"
 
@@ -57,6 +57,6 @@ def draw_noun(rng: random.Random, lexicon: Lexicon, *, is_rare: bool) -> tuple[s
 def draw_count(rng: random.Random, lexicon: Lexicon, *, is_rare: bool) -> tuple[int, str]:
     """Pick a quantity above 1 and how it is written."""
     if is_rare:
-        return zipf(rng, lexicon.quantities.rare)
+        return zipf(rng, lexicon.quantities.rare, FLAT)
     quantity, words = zipf(rng, lexicon.quantities.common)
     return quantity, rng.choice([str(quantity), words])

@@ -10,8 +10,8 @@ from trainer.support_desk.sets import SYSTEM_PROMPT
 PAD, END = "<|pad|>", "<|end|>"
 SPECIAL = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
 PAD_ID, END_ID = 0, 1
-# A JSON key with the quotes around it is one piece; so are words, single digits, punctuation.
-PIECES = r"""["]?[{,]"[a-z]+":"?| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"""
+# A JSON key with the quotes around it is one piece; so are words, numbers, punctuation.
+PIECES = r"""["]?[{,]"[a-z]+":"?| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"""
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
