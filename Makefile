@@ -26,7 +26,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell gateway capture trainer quant tests docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell gateway capture trainer quant tests README.md CHANGELOG.md CONTRIBUTING.md
 
 install: $(STAMP)
 

@@ -57,7 +57,8 @@ class RouteConfig(BaseModel):
     Attributes:
         model: Folder of the model to serve in an engine of our own.
         url: Address of an engine that runs elsewhere, instead of ``model``.
-        capture: ``tap`` records every answer's distributions, ``off`` none.
+        capture: ``tap`` records every answer's distributions, ``off`` none; an engine at ``url``
+            must have been started with the tap.
         promise: When an exchange's row is safe, relative to the client's last byte.
     """
 

@@ -65,14 +65,15 @@ class RolloutDriver:
     async def _resume_route(self, name: str) -> None:
         config = self._serving.config.routes[name]
         live = await asyncio.to_thread(self._store.live, name)
+        captured = config.capture == "tap"
         if live is not None:
             incumbent = await self._start_bundle(live.rollout)
         elif config.model is not None:
-            captured = config.capture == "tap"
             teacher = f"{name}-teacher"
             incumbent = await self._start_engine(name, teacher, config.model, capture=captured)
         else:
-            incumbent = Deployment(f"{name}-external", config.url or "", name, None, capture=False)
+            external = f"{name}-external"
+            incumbent = Deployment(external, config.url or "", name, None, capture=captured)
         self._assign(name, Route(incumbent))
         active = await asyncio.to_thread(self._store.active, name)
         if active is not None:

@@ -9,7 +9,7 @@ from quant.errors import BundleError
 from trainer.errors import ManifestError
 from trainer.manifest import Lineage, Manifest, verify_folder, write_manifest
 
-__all__ = ["BundleError", "publish", "verify_bundle"]
+__all__ = ["BundleError", "Lineage", "publish", "verify_bundle"]
 
 
 def publish(

@@ -3,12 +3,21 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 HEADER_LENGTH_BYTES = 8
+WORDS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
+
+
+class Entry(TypedDict):
+    """One tensor as a safetensors header describes it."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
 
 
 def count_parameters(model: Path) -> int:
@@ -26,7 +35,7 @@ def size_bytes(model: Path) -> int:
 
 
 def scramble(model: Path, out: Path, seed: int) -> None:
-    """Copy a 16-bit model with the numbers within each matrix in random order.
+    """Copy a model of floats with the numbers within each matrix in random order.
 
     Shapes, names and the spread of the values stay right; what was learnt is gone.
     """
@@ -35,23 +44,17 @@ def scramble(model: Path, out: Path, seed: int) -> None:
     for path in out.glob("*.safetensors"):
         content = bytearray(path.read_bytes())
         start = HEADER_LENGTH_BYTES + int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
-        for first, last in _matrices(path):
-            view = np.frombuffer(content, np.uint16, (last - first) // 2, start + first)
-            view[:] = rng.permutation(view)
+        for entry in _header(path).values():
+            if len(entry["shape"]) > 1:
+                count, first = math.prod(entry["shape"]), entry["data_offsets"][0]
+                view = np.frombuffer(content, WORDS[entry["dtype"]], count, start + first)
+                view[:] = rng.permutation(view)
         path.write_bytes(content)
 
 
-def _matrices(path: Path) -> Iterator[tuple[int, int]]:
-    """Byte range of each matrix, from the end of the header."""
-    for entry in _header(path).values():
-        if len(entry["shape"]) > 1:
-            first, last = entry["data_offsets"]
-            yield first, last
-
-
-def _header(path: Path) -> dict[str, dict[str, list[int]]]:
+def _header(path: Path) -> dict[str, Entry]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        header: dict[str, dict[str, list[int]]] = json.loads(file.read(length))
+        header: dict[str, Entry] = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return header

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from capture.recorder import IDLE_SECONDS
 from capture.schema import Flag
-from capture.spool import read_segment
+from capture.spool import closed_segments, read_segment
 from tests.integration.conftest import Tapped
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -29,9 +29,8 @@ TOLERANCE_NATS = 1e-3
 
 
 def recorded(tapped: Tapped) -> dict[str, list[Row]]:
-    """Rows by exchange, whatever state their segments are in."""
-    paths = [*tapped.spool.glob("*.seg"), *tapped.spool.glob("*.open")]
-    batches = [batch for path in paths for batch in read_segment(path).batches]
+    """Rows of every closed segment, by exchange."""
+    batches = [b for path in closed_segments(tapped.spool) for b in read_segment(path).batches]
     rows: dict[str, list[Row]] = {}
     for row in pa.Table.from_batches(batches).to_pylist() if batches else []:
         rows.setdefault(row["exchange_id"], []).append(row)

@@ -1,0 +1,49 @@
+"""Rows as the log's ``examples`` view gives them, answered by a tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import AutoModelForCausalLM
+
+from capture.revision import model_revision, tokenizer_hash
+from capture.schema import LOGITS
+from capture.topk import select
+
+COLUMNS = [
+    *("exchange_id", "choice", "model_revision", "tokenizer_hash", "prompt_ids"),
+    *("completion_ids", "topk_size", "topk_ids", "topk_logprobs", "tail_logprob"),
+]
+
+
+@torch.inference_mode()
+def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> pa.Table:
+    """Ask random prompts of 3 to 8 tokens and keep adaptive top 16 of each sampled answer."""
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    random = torch.Generator().manual_seed(seed)
+    rows = []
+    for number in range(num_rows):
+        length = int(torch.randint(3, 9, (1,), generator=random))
+        ids = torch.randint(5, model.config.vocab_size, (1, length), generator=random)
+        for _ in range(tokens):
+            probs = model(ids).logits[:, -1].softmax(-1)
+            ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
+        kept = select(model(ids).logits[0, length - 1 : -1], k_min=1, k_max=16, mass=0.9)
+        is_kept = torch.arange(kept.ids_RK.shape[1]) < kept.size_R[:, None]
+        rows.append(
+            {
+                "exchange_id": f"x{number:04}",
+                "choice": 0,
+                "model_revision": model_revision(teacher),
+                "tokenizer_hash": tokenizer_hash(teacher),
+                "prompt_ids": ids[0, :length].numpy(),
+                "completion_ids": ids[0, length:].numpy(),
+                "topk_size": kept.size_R.numpy(),
+                "topk_ids": kept.ids_RK[is_kept].numpy(),
+                "topk_logprobs": kept.logprobs_RK[is_kept].numpy(),
+                "tail_logprob": kept.tail_logprob_R.numpy().astype(np.float32),
+            }
+        )
+    fields = [LOGITS.field(name) for name in COLUMNS]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
