@@ -7,9 +7,14 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
+from capture.commit import Committer
+from capture.config import CaptureConfig
 from capture.revision import model_revision, tokenizer_hash
-from capture.schema import LOGITS
+from capture.rows import encode_exchanges
+from capture.schema import LOGITS, SCHEMA_VERSION, TABLES
+from capture.spool import SegmentWriter
 from capture.topk import select
+from tests.support.log_rows import DAY, exchange_row
 
 COLUMNS = [
     *("exchange_id", "choice", "model_revision", "tokenizer_hash", "prompt_ids"),
@@ -47,3 +52,25 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
         )
     fields = [LOGITS.field(name) for name in COLUMNS]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def write_log(table: pa.Table, log: Path, spool: Path) -> Path:
+    """Put answered rows into a log, each as one exchange of one choice."""
+    exchanges = [exchange_row(row["exchange_id"]) for row in table.to_pylist()]
+    logits = table.append_column(LOGITS.field("day"), [pa.array([DAY] * len(table))])
+    missing = {"source": "tap", "tail_draws": [], "flags": 0, "k_max": 16, "mass": 0.9}
+    missing["schema_version"] = SCHEMA_VERSION
+    for name, value in missing.items():
+        column = pa.array([value] * len(table), LOGITS.field(name).type)
+        logits = logits.append_column(LOGITS.field(name), column)
+    batches = {
+        "exchanges": encode_exchanges(exchanges),
+        "logits": logits.select(LOGITS.names).combine_chunks().to_batches()[0],
+    }
+    spool.mkdir()
+    for name, batch in batches.items():
+        writer = SegmentWriter(spool, name, TABLES[name], "test")
+        writer.append(batch)
+        writer.rotate()
+    Committer(CaptureConfig(log=log, spool=spool)).commit()
+    return log

@@ -1,0 +1,193 @@
+"""``retort distill`` from a real log to a checkpoint, in this process."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner, Result
+
+from capture.errors import ConfigError
+from capture.log import Log
+from capture.revision import model_revision, tokenizer_hash
+from tests.support.answered_rows import answer, write_log
+from tests.support.tiny_model import make_tiny_model
+from trainer.checkpoint import replacing
+from trainer.commands import distill_app
+from trainer.errors import DatasetError, ModelError, TrainerError
+from trainer.manifest import verify_folder
+
+SETTINGS = """\
+[trainer]
+log = "log"
+teacher = "teacher"
+out = "out"
+steps = 12
+batch_tokens = 256
+heldout_fraction = 0.3
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher and the log of 40 of its answers."""
+    home = tmp_path_factory.mktemp("distill")
+    teacher = make_tiny_model(home / "teacher", hidden_size=128)
+    write_log(answer(teacher, 40), home / "log", home / "spool")
+    return home
+
+
+def write_config(home: Path, **replaced: str) -> Path:
+    """The settings above, some replaced, others added; a folder of its own each time."""
+    lines = dict(line.split(" = ") for line in SETTINGS.splitlines()[1:])
+    lines |= replaced
+    path = home / f"run-{len(list(home.glob('run-*')))}.toml"
+    path.write_text("[trainer]\n" + "\n".join(f"{key} = {value}" for key, value in lines.items()))
+    return path
+
+
+def distill(path: Path, *words: str) -> Result:
+    return CliRunner().invoke(
+        distill_app, [*words, "-c", str(path), "--json"], catch_exceptions=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(home: Path) -> Path:
+    result = distill(write_config(home, out='"first"'))
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {
+        name: value
+        for name, value in json.loads((home / "first" / "metrics.json").read_text()).items()
+        if name != "format_version"
+    }
+    return home / "first"
+
+
+def test_the_checkpoint_is_a_whole_model_folder_a_quarter_of_the_teacher(
+    finished: Path, home: Path
+) -> None:
+    checkpoint = finished / "checkpoint"
+    manifest = verify_folder(checkpoint)
+    student = AutoModelForCausalLM.from_pretrained(checkpoint)
+    teacher = AutoModelForCausalLM.from_pretrained(home / "teacher")
+    assert student.dtype == torch.bfloat16
+    assert type(student) is type(teacher)
+    assert manifest.parameters * 4 <= sum(weight.numel() for weight in teacher.parameters())
+    assert tokenizer_hash(checkpoint) == tokenizer_hash(home / "teacher")
+    messages = [{"role": "user", "content": "hi"}]
+    prompts = [
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(messages, return_dict=False)
+        for folder in (checkpoint, home / "teacher")
+    ]
+    assert prompts[0] == prompts[1]
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_the_manifest_says_what_the_student_learned_from(finished: Path, home: Path) -> None:
+    lineage = verify_folder(finished / "checkpoint").lineage
+    assert lineage.snapshot == Log(home / "log").snapshot().model_dump(mode="json")
+    assert lineage.teacher_revision == model_revision(home / "teacher")
+    assert lineage.parent_revision == model_revision(home / "teacher")
+    assert lineage.recipe["heldout_fraction"] == 0.3
+    assert lineage.recipe["loss"] == "forward_kl"
+
+
+def test_metrics_hold_what_was_measured(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    before, after = metrics["heldout_before_training"], metrics["heldout"]
+    assert metrics["rows"] + after["rows"] == 40
+    assert after["tokens"] == 6 * after["rows"]
+    assert metrics["steps"] == 12
+    assert 0 < metrics["tokens"] <= 12 * 256
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
+    assert after["kl_to_teacher_nats"] < before["kl_to_teacher_nats"]
+    assert 0 <= after["top1_agreement"] <= 1
+    assert math.isfinite(after["cross_entropy"])
+    assert metrics["student_parameters"] * 4 <= metrics["teacher_parameters"]
+    quality = verify_folder(finished / "checkpoint").quality
+    assert quality["kl_to_teacher_nats"] == after["kl_to_teacher_nats"]
+
+
+def test_tensorboard_shows_the_run(finished: Path) -> None:
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss_nats")] == [10, 12]
+
+
+def test_a_run_repeats_bit_for_bit_and_replaces_the_last_one(home: Path, finished: Path) -> None:
+    path = write_config(home, out='"second"')
+    digests = []
+    for _ in range(2):
+        assert distill(path).exit_code == 0
+        digests.append(model_revision(home / "second" / "checkpoint"))
+    assert digests == [model_revision(finished / "checkpoint")] * 2
+    left = sorted(item.name for item in (home / "second").iterdir())
+    assert left == ["checkpoint", "metrics.json", "tensorboard"]
+
+
+def test_a_student_folder_is_trained_further(home: Path, finished: Path) -> None:
+    path = write_config(
+        home, student='"first/checkpoint"', out='"third"', loss='"behaviour_cloning"'
+    )
+    assert distill(path).exit_code == 0
+    lineage = verify_folder(home / "third" / "checkpoint").lineage
+    assert lineage.parent_revision == model_revision(finished / "checkpoint")
+    assert lineage.recipe["loss"] == "behaviour_cloning"
+
+
+def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
+    result = distill(write_config(home, out='"planned"'), "plan")
+    plan = json.loads(result.stdout)
+    assert plan["rows"] + plan["heldout_rows"] == 40
+    assert plan["student_parameters"] * 4 <= plan["teacher_parameters"]
+    assert plan["disk_bytes"] == 2 * plan["student_parameters"]
+    assert plan["training_seconds"] > 0
+    assert plan["epochs"] > 1
+    assert not (home / "planned").exists()
+
+
+@pytest.mark.parametrize(
+    ("replaced", "error", "message"),
+    [
+        ({"where": "\"route = 'none'\""}, DatasetError, "no example.*where"),
+        ({"log": '"nowhere"'}, ConfigError, "nowhere: no such folder"),
+        ({"teacher": '"nowhere"'}, ModelError, "nowhere: no config.json"),
+        ({"student": '"log"'}, ModelError, "tokenizer .* expected the teacher's"),
+        ({"learning_rat": "1"}, ConfigError, "did you mean 'learning_rate'"),
+        ({"loss": '"mse"'}, ConfigError, "loss is 'mse'"),
+    ],
+)
+def test_a_mistake_is_named(
+    home: Path, replaced: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        distill(write_config(home, **replaced))
+
+
+def test_examples_longer_than_the_student_s_context_are_refused(home: Path) -> None:
+    short = make_tiny_model(home / "short", hidden_size=64)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    with pytest.raises(TrainerError, match=r"has \d+ tokens, the student takes 8.*where"):
+        distill(write_config(home, student='"short"'))
+
+
+def test_an_interrupted_write_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "weights").write_text("old")
+
+    def write_half() -> None:
+        with replacing(tmp_path / "checkpoint") as temporary:
+            (temporary / "weights").write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert [item.name for item in tmp_path.iterdir()] == ["checkpoint"]
+    assert (tmp_path / "checkpoint" / "weights").read_text() == "old"

@@ -1,0 +1,81 @@
+"""``retort distill``: from a snapshot of the log to a checkpoint."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from capture.errors import ConfigError
+from capture.log import Log
+from trainer.config import TrainerConfig, load
+from trainer.dataset import COLUMNS
+from trainer.distillation import Distillation
+from trainer.plan import make_plan
+from trainer.screen import Screen
+
+distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file with a [trainer] table.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+@distill_app.callback(invoke_without_command=True)
+def distill(
+    context: typer.Context, config_path: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """Train a student on the log and write its checkpoint and metrics."""
+    if context.invoked_subcommand is not None:
+        return
+    config = load(_given(config_path))
+    with Screen.opened(config.steps) as screen:
+        run = _prepare(config, screen)
+        metrics = run.run(screen.step, screen.say)
+    if as_json:
+        typer.echo(json.dumps(asdict(metrics)))
+        return
+    typer.echo(f"{config.out / 'checkpoint'}  ({metrics.tokens_per_second:,.0f} tokens/s)")
+    for name, value in asdict(metrics.heldout).items():
+        typer.echo(f"  {name:20} {value:,.4g}")
+
+
+@distill_app.command()
+def plan(config_path: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """Say what a run would read, cost and take; writes nothing."""
+    config = load(_given(config_path))
+    started = time.perf_counter()
+    with Screen.opened(config.steps) as screen:
+        run = _prepare(config, screen)
+        prepared_seconds = time.perf_counter() - started
+        screen.say("timing a few steps")
+        expected = asdict(make_plan(run, prepared_seconds))
+    if as_json:
+        typer.echo(json.dumps(expected))
+        return
+    for name, value in expected.items():
+        typer.echo(
+            f"{name:20} {value:,.1f}" if isinstance(value, float) else f"{name:20} {value:,}"
+        )
+
+
+def _given(config_path: Path | None) -> Path:
+    if config_path is None:
+        raise ConfigError("no configuration: give a TOML file with a [trainer] table by -c")
+    return config_path
+
+
+def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
+    """Read the log's snapshot and make the student to start from."""
+    screen.say("reading the log")
+    if not config.log.is_dir():
+        raise ConfigError(f"[trainer] log is {config.log}: no such folder; give the log's folder")
+    log = Log(config.log)
+    snapshot = log.snapshot(config.where)
+    table = log.read(snapshot, COLUMNS)
+    disable_progress_bar()  # transformers' own bars would tear ours
+    return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)
