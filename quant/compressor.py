@@ -17,7 +17,6 @@ from quant.linear import Int8Linear, round_activations
 HESSIAN_BYTES = 2**30  # held at once; more layers than fit are done in turns
 EXPERT_DIM = 3  # experts of one layer share a tensor
 
-Report = Callable[[str], None]
 Layers = dict[str, nn.Linear]
 
 
@@ -45,7 +44,7 @@ def quantize_layers(
     layers: Layers,
     sequences: Iterable[Tokens],
     batch_tokens: int,
-    report: Report,
+    on_layer: Callable[[], None],
 ) -> dict[str, Int8Weight]:
     """Replace linear layers by INT8 ones, in place.
 
@@ -57,7 +56,7 @@ def quantize_layers(
         layers: Of ``linear_layers``.
         sequences: Token ids to run the model on, shortest first.
         batch_tokens: Padded tokens per forward pass.
-        report: Called with the name of each finished layer.
+        on_layer: Called after each finished layer.
 
     Raises:
         CompressionError: If a layer's inputs are not finite.
@@ -73,7 +72,7 @@ def quantize_layers(
             layer = turn[name]
             done[name] = round_with_compensation(layer.weight, hessian_II)
             model.set_submodule(name, Int8Linear(done[name], layer.bias))
-            report(name)
+            on_layer()
     return done
 
 

@@ -3,7 +3,6 @@
 Shape suffixes: O output channels, I input channels.
 """
 
-import torch
 from torch import Tensor, nn
 
 from quant.gptq import LIMIT, Int8Weight

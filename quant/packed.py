@@ -6,6 +6,7 @@ tensor, tokenizer, chat template and generation config byte by byte.
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -23,7 +24,7 @@ WRITTEN_HERE = (INDEX, MANIFEST, "config.json")
 
 
 def write_packed(
-    source: Path, folder: Path, weights: dict[str, Int8Weight], ignored: tuple[str, ...]
+    source: Path, folder: Path, weights: dict[str, Int8Weight], ignored: Sequence[str]
 ) -> None:
     """Copy a model folder, its linear layers replaced.
 
@@ -42,12 +43,14 @@ def write_packed(
     for name in set(names) - {*shards, *WRITTEN_HERE}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
+    _write_config(source, folder, ignored)
     remaining = dict(weights)
     stored: dict[str, str] = {}
     size_bytes = 0
     for shard in shards:
         tensors = _pack_shard(source / shard, remaining)
         save_file(tensors, folder / shard, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / shard)  # safetensors writes 0600
         stored |= dict.fromkeys(tensors, shard)
         size_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if remaining:
@@ -58,7 +61,6 @@ def write_packed(
     if len(shards) > 1:
         index = {"metadata": {"total_size": size_bytes}, "weight_map": stored}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    _write_config(source, folder, ignored)
 
 
 def _pack_shard(path: Path, weights: dict[str, Int8Weight]) -> dict[str, Tensor]:
@@ -76,14 +78,14 @@ def _pack_shard(path: Path, weights: dict[str, Int8Weight]) -> dict[str, Tensor]
     return tensors
 
 
-def _write_config(source: Path, folder: Path, ignored: tuple[str, ...]) -> None:
+def _write_config(source: Path, folder: Path, ignored: Sequence[str]) -> None:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = _quantization_config(ignored)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def _quantization_config(ignored: tuple[str, ...]) -> dict[str, JsonValue]:
+def _quantization_config(ignored: Sequence[str]) -> dict[str, JsonValue]:
     """Weights with one scale per output channel, inputs with one per token, found as they come."""
     int8: dict[str, JsonValue] = {"num_bits": 8, "type": "int", "symmetric": True}
     group: dict[str, JsonValue] = {

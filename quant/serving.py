@@ -1,0 +1,30 @@
+"""Proof that the real engine serves a folder: it loads it and generates from it."""
+
+import json
+from pathlib import Path
+
+from capture.engine import Engine, EngineSpec
+from quant.config import QuantConfig
+
+MAX_TOKENS = 256  # of the trial's context; enough to generate, little to allocate
+
+
+def try_serving(folder: Path, config: QuantConfig, log_path: Path) -> None:
+    """Start vLLM on the folder and return once it has generated; the engine is gone then.
+
+    Args:
+        folder: A model folder.
+        config: Flags, environment and patience.
+        log_path: File for what the engine prints; removed if it serves.
+
+    Raises:
+        EngineError: If it does not generate in time; with the end of its log.
+    """
+    model = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    length = min(model.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
+    args = ("--max-model-len", str(length), *config.engine_args)
+    one_core = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
+    spec = EngineSpec(folder, "trial", log_path, args, {**one_core, **config.engine_env})
+    with Engine.start(spec) as engine:
+        engine.wait_ready(config.engine_timeout_seconds)
+    log_path.unlink()
