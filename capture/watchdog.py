@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 def _end_with_parent(group: int, grace_seconds: float) -> None:
     """Block until standard input ends, then end the group."""
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):  # no lock is held if we exit meanwhile
         pass
     _signal_group(group, signal.SIGTERM)
     killer = threading.Timer(grace_seconds, _signal_group, args=(group, signal.SIGKILL))

@@ -16,6 +16,8 @@ from quant.bundle import Lineage, publish
 from tests.integration.conftest import ARGS, ONE_THREAD
 from tests.support.retort import RETORT, address, serving
 
+PAUSE_SECONDS = 0.1  # leaves the cores to the engine that is being started
+
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
@@ -62,7 +64,7 @@ def bundle(model: Path, out: Path, *, broken: bool) -> Path:
 
 @dataclass
 class Traffic:
-    """Clients that ask until they are told to stop, and what they got."""
+    """Unhurried clients that ask until they are told to stop, and what they got."""
 
     url: str
     answers: list[tuple[int, str]] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Traffic:
                 turn += 1
                 messages = [{"role": "user", "content": f"hello {number} {turn}"}]
                 body = {"model": "tiny", "messages": messages, "max_tokens": 8, "temperature": 0}
+                await asyncio.sleep(PAUSE_SECONDS)
                 answer = await client.post("/v1/chat/completions", json=body)
                 self.answers.append(
                     (answer.status_code, answer.headers.get("x-retort-deployment", "none"))
