@@ -214,7 +214,7 @@ def recover(folder: Path) -> int:
     Returns:
         How many segments were closed; one that cannot be read is set aside instead.
     """
-    for path in folder.glob(f"*{LOCK}"):
+    for path in folder.glob(f"*-*{LOCK}"):
         with locked_if_free(path) as file:
             if file is not None:
                 path.unlink()
@@ -247,8 +247,12 @@ def quarantine(path: Path) -> None:
     path.rename(path.with_suffix(BAD))
 
 
-def is_alive(folder: Path, table: str, writer: str) -> bool:
-    """Whether a writer still holds its lock."""
-    path = folder / f"{table}-{writer}{LOCK}"
-    with locked_if_free(path) as file:
-        return file is None and path.exists()
+def living_writers(folder: Path) -> set[tuple[str, str]]:
+    """Table and id of every writer that holds its lock."""
+    alive = set()
+    for path in folder.glob(f"*-*{LOCK}"):
+        with locked_if_free(path) as file:
+            if file is None and path.exists():
+                table, _, writer = path.stem.partition("-")
+                alive.add((table, writer))
+    return alive

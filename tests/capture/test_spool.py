@@ -16,7 +16,7 @@ from capture.schema import LOGITS
 from capture.spool import (
     SegmentWriter,
     closed_segments,
-    is_alive,
+    living_writers,
     read_segment,
     recover,
     segments,
@@ -210,12 +210,12 @@ def test_rows_of_a_killed_process_survive_it(tmp_path: Path) -> None:
     assert [batch.to_pylist() for batch in batches] == [batch.to_pylist() for batch in expected]
 
 
-def test_a_writer_is_alive_while_it_holds_its_lock(tmp_path: Path) -> None:
+def test_a_writer_lives_while_it_holds_its_lock(tmp_path: Path) -> None:
     file = create_locked(tmp_path / "logits-w.lock")
-    assert is_alive(tmp_path, "logits", "w")
-    assert not is_alive(tmp_path, "logits", "other")
+    recover(tmp_path)
+    assert living_writers(tmp_path) == {("logits", "w")}
 
     os.close(file)
-    assert not is_alive(tmp_path, "logits", "w")
+    assert living_writers(tmp_path) == set()
     recover(tmp_path)
     assert list(tmp_path.iterdir()) == []

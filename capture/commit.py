@@ -1,0 +1,207 @@
+"""From closed segments to the log, each row exactly once.
+
+A transaction records which segments its files hold; segments are unlinked only after it. Dying
+anywhere in between leaves segments that the next commit finds covered, or files that no version
+counts, named beforehand in an intent file so that the next commit removes them.
+"""
+
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from capture.config import CaptureConfig
+from capture.delta import (
+    Change,
+    DataFile,
+    active_files,
+    apply,
+    days_of,
+    ensure_table,
+    new_path,
+    open_table,
+    store_errors,
+    write_file,
+)
+from capture.errors import CaptureError, SpoolError
+from capture.locks import locked
+from capture.schema import TABLES
+from capture.spool import BAD, CLOSED, OPEN, Segment, quarantine, read_segment, recover, segments
+
+GROUP_BYTES = 256 * 1024 * 1024
+MAX_PAUSE_SECONDS = 60.0
+COMMIT_LOCK, INTENT = "committer.lock", ".intent"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class CommitReport:
+    """What one commit did.
+
+    Attributes:
+        rows: Rows added, by table.
+        segments: Segments whose rows are in the log now.
+        files: Parquet files added, ``num_bytes`` in all.
+        recovered: Segments of dead writers that were closed for them.
+        quarantined: Segments set aside so far, by this and earlier commits.
+    """
+
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+    segments: int = 0
+    files: int = 0
+    num_bytes: int = 0
+    recovered: int = 0
+    quarantined: int = 0
+
+
+class Committer:
+    """Commits one spool to one log; several may run, they take turns."""
+
+    def __init__(self, config: CaptureConfig) -> None:
+        self._config = config
+
+    def commit(self) -> CommitReport:
+        """Commit every closed segment.
+
+        Raises:
+            LogError: If the store fails; what is not committed stays in the spool.
+        """
+        spool, report = self._config.spool, CommitReport()
+        if not spool.is_dir():
+            return report
+        with store_errors(spool), locked(spool / COMMIT_LOCK):
+            report.recovered = recover(spool)
+            for table in TABLES:
+                self._clear_interrupted(table)
+                for group in self._groups(table):
+                    self._commit_group(table, group, report)
+            report.quarantined = len(list(spool.glob(f"*{BAD}")))
+        return report
+
+    def watch(self, stop: threading.Event) -> None:
+        """Commit again and again until told to stop, then once more; wait for a failing store."""
+        failures = 0
+        while True:
+            is_last = stop.is_set()
+            try:
+                self.commit()
+                failures = 0
+            except CaptureError as error:
+                failures += 1
+                logger.warning("commit failed, rows stay in the spool: %s", error)
+            if is_last:
+                return
+            stop.wait(min(self._config.commit_seconds * 2**failures, MAX_PAUSE_SECONDS))
+
+    def _groups(self, table: str) -> Iterator[list[Path]]:
+        """Segments to commit together, oldest first, of bounded size."""
+        group: list[Path] = []
+        num_bytes = 0
+        for path in self._ready(table):
+            size = path.stat().st_size
+            if group and num_bytes + size > GROUP_BYTES:
+                yield group
+                group, num_bytes = [], 0
+            group.append(path)
+            num_bytes += size
+        if group:
+            yield group
+
+    def _ready(self, table: str) -> list[Path]:
+        """Closed segments that may be committed now; those already in the log are unlinked.
+
+        A writer's segments are committed in order: one behind a segment that is still open (its
+        disk failed, and recovery has not closed it yet) waits for it.
+        """
+        closed = [item for item in segments(self._config.spool, CLOSED) if item[0].table == table]
+        if not closed:
+            return []
+        still_open = [name for name, _ in segments(self._config.spool, OPEN)]
+        delta = ensure_table(self._config.log, table)
+        ready = []
+        for writer, items in itertools.groupby(closed, lambda item: item[0].writer):
+            last = delta.transaction_version(writer) or 0
+            gap = min((name.sequence for name in still_open if name.writer == writer), default=None)
+            for name, path in items:
+                if name.sequence <= last:
+                    path.unlink()
+                elif gap is None or name.sequence < gap:
+                    ready.append(path)
+        return ready
+
+    def _commit_group(self, table: str, paths: list[Path], report: CommitReport) -> None:
+        """Add the rows of some segments in one transaction, then unlink the segments."""
+        read = [(path, segment) for path in paths if (segment := _read(path, table))]
+        rows = pa.Table.from_batches(
+            [batch for _, segment in read for batch in segment.batches], TABLES[table]
+        )
+        if rows.num_rows:
+            files = self._write_files(table, rows)
+            counts: dict[str, dict[int, int]] = {}
+            for _, segment in read:
+                counts.setdefault(segment.name.writer, {})[segment.name.sequence] = segment.num_rows
+            folder = self._config.log / table
+            apply(folder, ensure_table(self._config.log, table), Change(files, segments=counts))
+            _intent(self._config.spool, table).unlink()
+            report.rows[table] += rows.num_rows
+            report.files += len(files)
+            report.num_bytes += sum(file.num_bytes for file in files)
+        for path, segment in read:
+            if segment.is_whole:
+                path.unlink()
+            else:
+                logger.warning("%s: damaged after row %d; set aside", path, segment.num_rows)
+                quarantine(path)
+        report.segments += len(read)
+
+    def _write_files(self, table: str, rows: pa.Table) -> list[DataFile]:
+        """Write a file per day, their names put down first."""
+        days = {day: (new_path(day), part) for day, part in days_of(rows).items()}
+        intent = _intent(self._config.spool, table)
+        intent.write_text(json.dumps([path for path, _ in days.values()]), encoding="utf-8")
+        folder = self._config.log / table
+        return [write_file(folder, path, day, part) for day, (path, part) in days.items()]
+
+    def _clear_interrupted(self, table: str) -> None:
+        """Remove files of a commit that did not come to its transaction."""
+        intended = intended_files(self._config.spool, table)
+        if intended:
+            delta = open_table(self._config.log, table)
+            counting = {file.path for file in active_files(delta)} if delta else set()
+            for path in intended:
+                if path not in counting:
+                    (self._config.log / table / path).unlink(missing_ok=True)
+        _intent(self._config.spool, table).unlink(missing_ok=True)
+
+
+def intended_files(spool: Path, table: str) -> list[str]:
+    """Files of the commit under way, or of one that died, relative to the table's folder."""
+    try:
+        paths: list[str] = json.loads(_intent(spool, table).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a half-written intent: no file was begun
+        return []
+    return paths
+
+
+def _intent(spool: Path, table: str) -> Path:
+    return spool / f"{table}{INTENT}"
+
+
+def _read(path: Path, table: str) -> Segment | None:
+    """Read a closed segment; one that cannot be read, or holds other columns, is set aside."""
+    try:
+        segment = read_segment(path)
+    except SpoolError as error:
+        reason = str(error)
+    else:
+        if segment.schema == TABLES[table]:
+            return segment
+        reason = f"{path}: its columns are not those of table {table!r}; it is set aside"
+    logger.warning("%s", reason)
+    quarantine(path)
+    return None

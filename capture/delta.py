@@ -1,0 +1,185 @@
+"""The two tables as Delta keeps them: which Parquet files count, in which version.
+
+A commit that adds rows of the spool records, for every writer, the last segment it holds, so
+that the same segment can never be added twice, and how many rows each segment had, so that
+``retort log verify`` can tell what should be there.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from capture.errors import LogError
+from capture.locks import sync_folder
+from capture.parquet import write_parquet
+from capture.schema import TABLES
+
+ROWS, ERASED = "retort_rows", "retort_erased"
+# Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
+CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One Parquet file of a table.
+
+    Attributes:
+        path: Relative to the table's folder.
+        day: The partition it belongs to.
+    """
+
+    path: str
+    day: str
+    num_bytes: int
+    num_rows: int
+
+
+@contextlib.contextmanager
+def store_errors(folder: Path) -> Iterator[None]:
+    """Turn what Delta, Arrow and the disk raise into ``LogError``."""
+    try:
+        yield
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise LogError(f"{folder}: {error}") from error
+
+
+def open_table(log: Path, table: str, version: int | None = None) -> DeltaTable | None:
+    """Open one version of a table, the newest by default; None if nothing was committed yet.
+
+    Raises:
+        LogError: If the version is not there any more, or the store fails.
+    """
+    folder = log / table
+    with store_errors(folder):
+        try:
+            return DeltaTable(folder, version=version)
+        except TableNotFoundError:
+            return None
+
+
+def ensure_table(log: Path, table: str) -> DeltaTable:
+    """Open a table, made empty if it is missing."""
+    found = open_table(log, table)
+    if found is not None:
+        return found
+    folder = log / table
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            folder, TABLES[table], mode="ignore", partition_by=["day"], configuration=CONFIGURATION
+        )
+        return DeltaTable(folder)
+
+
+def new_path(day: str) -> str:
+    """A data file's name that no other has, relative to the table's folder."""
+    return f"day={day}/part-{uuid.uuid4().hex}.parquet"
+
+
+def days_of(rows: pa.Table) -> dict[str, pa.Table]:
+    """Split rows by day; the column goes, since the partition says it."""
+    days = sorted(rows["day"].unique().to_pylist())
+    return {day: rows.filter(pc.equal(rows["day"], day)).drop_columns(["day"]) for day in days}
+
+
+def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
+    """Write rows without their day as a data file; it counts only once it is committed."""
+    return DataFile(path, day, write_parquet(rows, folder / path), rows.num_rows)
+
+
+def active_files(table: DeltaTable) -> list[DataFile]:
+    """Files that count in the version opened."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    columns = ("path", "partition.day", "size_bytes", "num_records")
+    return [
+        DataFile(*values) for values in zip(*(actions[c].to_pylist() for c in columns), strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one transaction does to a table.
+
+    Attributes:
+        added: Files that count from now on.
+        removed: Files that do not any more; they stay on the disk until a vacuum.
+        segments: Rows of each segment whose rows are added, by writer and sequence.
+        num_erased: Rows that go for good.
+    """
+
+    added: Sequence[DataFile] = ()
+    removed: Sequence[DataFile] = ()
+    segments: Mapping[str, Mapping[int, int]] | None = None
+    num_erased: int = 0
+
+
+def apply(folder: Path, table: DeltaTable, change: Change) -> None:
+    """Make a change in one transaction; when this returns it has reached the disk.
+
+    Raises:
+        LogError: If the store fails, or somebody else changed the same files or segments; nothing
+            has happened then, except if the disk failed after the transaction.
+    """
+    segments = change.segments or {}
+    now = int(time.time() * 1000)
+    changes_data = bool(segments) or change.num_erased > 0
+    actions: list[AddAction | RemoveAction] = [
+        RemoveAction(file.path, changes_data, now, file.num_bytes, {"day": file.day})
+        for file in change.removed
+    ]
+    for file in change.added:
+        stats = json.dumps({"numRecords": file.num_rows})
+        day = {"day": file.day}
+        actions.append(AddAction(file.path, file.num_bytes, day, now, changes_data, stats))
+    metadata: dict[str, object] = {ERASED: change.num_erased} if change.num_erased else {}
+    if segments:
+        metadata[ROWS] = {
+            writer: {str(sequence): rows for sequence, rows in counts.items()}
+            for writer, counts in segments.items()
+        }
+    properties = CommitProperties(
+        custom_metadata=metadata,
+        app_transactions=[Transaction(writer, max(counts)) for writer, counts in segments.items()],
+    )
+    with store_errors(folder):
+        table.create_write_transaction(
+            actions, "append", table.schema(), ["day"], commit_properties=properties
+        )
+        _sync_since(folder / "_delta_log", table.version())
+
+
+def committed_rows(table: DeltaTable) -> dict[str, int]:
+    """Rows ever added, by writer, as the history tells it."""
+    totals: dict[str, int] = {}
+    for entry in table.history():
+        for writer, counts in entry.get(ROWS, {}).items():
+            totals[writer] = totals.get(writer, 0) + sum(counts.values())
+    return totals
+
+
+def erased_rows(table: DeltaTable) -> int:
+    """Rows ever erased, as the history tells it."""
+    return sum(int(entry.get(ERASED, 0)) for entry in table.history())
+
+
+def _sync_since(log: Path, version: int) -> None:
+    """Bring the transactions after a version onto the disk; Delta itself leaves that to chance."""
+    for later in itertools.count(version + 1):
+        path = log / f"{later:020d}.json"
+        if not path.exists():
+            break
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(log)

@@ -1,0 +1,84 @@
+"""What every reader of the log gets: SQL over the two tables, and one function SQL lacks."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from duckdb.func import PythonUDFType
+
+COMPLETE = """
+    logits where flags = 0 and len(completion_ids) > 0
+    and len(topk_size) = len(completion_ids) and len(tail_logprob) = len(completion_ids)
+"""
+
+# A choice may have been written twice, first while its client hesitated: the longest row counts,
+# and of two equally long ones (an engine died, another answered) any one. Only ranks are gathered
+# in memory, the lists stream through, and DuckDB reads none that is not asked for: it does as long
+# as no `with` clause names the complete rows.
+EXAMPLES = f"""
+create view examples as
+with best as (
+    select exchange_id, choice, max(row(len(completion_ids), hash(tail_logprob))) as rank
+    from {COMPLETE} group by all
+),
+longest as (
+    select
+        exchange_id, choice, model_revision, tokenizer_hash, prompt_ids, completion_ids, topk_size,
+        topk_ids, topk_logprobs, tail_logprob
+    from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {COMPLETE})
+    semi join best using (exchange_id, choice, rank)
+)
+select
+    exchanges.exchange_id, choice, exchanges.day, route, role, model, longest.model_revision,
+    tokenizer_hash, request, params, response_text[choice + 1] as response_text,
+    finish_reason[choice + 1] as finish_reason, prompt_ids, completion_ids, topk_size, topk_ids,
+    topk_logprobs, tail_logprob, started_at
+from longest join exchanges on exchanges.exchange_id = longest.exchange_id
+where status = 'completed'
+"""  # noqa: S608  constants
+
+TOKENS = """
+create view tokens as
+select
+    exchange_id, choice, day, route, role, model, model_revision,
+    unnest(range(len(completion_ids))) as position, unnest(completion_ids) as token_id,
+    unnest(nested_ids(topk_ids, topk_size)) as topk_ids,
+    unnest(nested_logprobs(topk_logprobs, topk_size)) as topk_logprobs,
+    unnest(tail_logprob) as tail_logprob
+from examples
+"""
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Define ``examples`` and ``tokens`` over ``exchanges`` and ``logits``."""
+    for name, value in (("nested_ids", "INTEGER"), ("nested_logprobs", "FLOAT")):
+        connection.create_function(
+            name, nested, [f"{value}[]", "SMALLINT[]"], f"{value}[][]", type=PythonUDFType.ARROW
+        )
+    connection.execute(EXAMPLES)
+    connection.execute(TOKENS)
+
+
+def nested(values: pa.ChunkedArray, sizes: pa.ChunkedArray) -> pa.ListArray:
+    """Cut each row's flat list into the lists of its positions, without copying values.
+
+    SQL can do this only by copying a row's whole list for every position.
+
+    Args:
+        values: A flat list per row.
+        sizes: How many of the values belong to each position of the row.
+
+    Raises:
+        ValueError: If a row's sizes do not add up to its number of values.
+    """
+    flat, counts = (_lists(column) for column in (values, sizes))
+    ends = np.append(0, np.cumsum(np.asarray(counts.flatten()), dtype=np.int32))
+    rows = np.append(0, np.cumsum(np.asarray(counts.value_lengths()), dtype=np.int32))
+    if not np.array_equal(np.diff(ends[rows]), np.asarray(flat.value_lengths())):
+        raise ValueError("topk_size does not add up to topk_ids; see `retort log verify`")
+    return pa.ListArray.from_arrays(
+        rows.astype(np.int32), pa.ListArray.from_arrays(ends.astype(np.int32), flat.flatten())
+    )
+
+
+def _lists(column: pa.ChunkedArray | pa.ListArray) -> pa.ListArray:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
