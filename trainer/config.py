@@ -54,8 +54,8 @@ class TrainerConfig(BaseModel):
     out: Path
     loss: Literal["forward_kl", "behaviour_cloning"] = "forward_kl"
     steps: PositiveInt = 600
-    batch_tokens: PositiveInt = 1024
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    batch_tokens: PositiveInt = 512
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Annotated[int, Field(ge=0)] = 30
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
