@@ -41,7 +41,7 @@ class TrainerConfig(BaseModel):
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring.
         threads: CPU threads of the training process.
-        device: A torch device, such as ``cpu`` or ``cuda``.
+        device: Where the models run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +60,7 @@ class TrainerConfig(BaseModel):
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 def load(path: Path) -> TrainerConfig:

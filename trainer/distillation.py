@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
+from capture.errors import ConfigError
 from capture.revision import model_revision
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
@@ -94,7 +95,7 @@ class Distillation:
         """
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device = torch.device(config.device)
+        device = _device(config.device)
         report("reading the teacher")
         teacher = open_teacher(config.teacher, device)
         dataset = from_table(table, config.teacher)
@@ -189,6 +190,12 @@ class Distillation:
             parent_revision=model_revision(started_from),
             recipe=recipe,
         )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("[trainer] device is 'cuda', but torch finds none; use 'cpu'")
+    return torch.device(name)
 
 
 def _check_fits(dataset: Dataset, student: PreTrainedModel) -> None:
