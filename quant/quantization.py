@@ -26,6 +26,7 @@ from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
 from trainer.student import count_parameters, open_teacher
 
 MEASURED_ROWS = 512  # held-out examples at most
+COMPARED = ("kl_to_teacher_nats", "top1_agreement")  # with the model before
 
 Trial = Callable[[Path], None]
 Quality = dict[str, float]
@@ -102,13 +103,15 @@ class Quantization:
         screen.say("reading the model")
         model = open_teacher(self.model, torch.device("cpu"))
         parameters = count_parameters(model)
-        quality = self._measure(model, "unquantized_", screen)
+        before = self._measure(model, screen)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             draft = Path(scratch, "draft")
             draft.mkdir()
             self._write(model, draft, screen)
-            quality |= self._measure(model, "", screen)
+            quality = self._measure(model, screen) | {
+                f"unquantized_{name}": before[name] for name in COMPARED if name in before
+            }
             quality["engine_checked"] = float(trial is not None)
             if trial is not None:
                 screen.say("trying it in vLLM")
@@ -127,7 +130,7 @@ class Quantization:
         )
         write_packed(self.model, draft, weights, ignored)
 
-    def _measure(self, model: PreTrainedModel, prefix: str, screen: Screen) -> Quality:
+    def _measure(self, model: PreTrainedModel, screen: Screen) -> Quality:
         """Compare with the teacher on held-out rows; empty without such rows."""
         if not self.measured.num_rows:
             return {}
@@ -135,7 +138,7 @@ class Quantization:
         dataset = from_table(self.measured, self.model)
         rows = torch.arange(len(dataset)).numpy()
         quality = asdict(evaluate(model, dataset, rows, self.config.batch_tokens))
-        return {f"{prefix}{name}": float(value) for name, value in quality.items()}
+        return {name: float(value) for name, value in quality.items()}
 
     def _lineage(self) -> Lineage:
         settings = self.config.model_dump(

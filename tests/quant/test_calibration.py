@@ -1,0 +1,81 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from quant.calibration import choose_rows, heldout_mask, only_tokenizer
+from quant.errors import CalibrationError
+from trainer.dataset import is_heldout
+
+PROMPTS = st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=30)
+
+
+def examples(prompts: list[list[int]], tokenizer: str = "t") -> pa.Table:
+    count = len(prompts)
+    return pa.table(
+        {
+            "exchange_id": [f"x{number}" for number in range(count)],
+            "choice": pa.array([0] * count, pa.int16()),
+            "tokenizer_hash": [tokenizer] * count,
+            "prompt_ids": pa.array(prompts, pa.list_(pa.int32())),
+            "completion_ids": pa.array([[99] * len(p) for p in prompts], pa.list_(pa.int32())),
+        }
+    )
+
+
+@settings(deadline=None)
+@given(prompts=PROMPTS, fraction=st.floats(0, 1), rows=st.integers(1, 8), seed=st.integers(0, 9))
+def test_no_held_out_prompt_is_calibrated_on(
+    prompts: list[list[int]], fraction: float, rows: int, seed: int
+) -> None:
+    table = examples(prompts)
+    allowed = table.filter(~heldout_mask(table, fraction))
+    expected = [prompt for prompt in prompts if not is_heldout(prompt, fraction)]
+    assume(expected)
+
+    chosen = choose_rows(allowed, rows, 64, seed)
+
+    seen = [sequence[: len(sequence) // 2].tolist() for sequence in chosen.sequences]
+    assert allowed["prompt_ids"].to_pylist() == expected
+    assert len(seen) == min(rows, len(expected))
+    assert all(prompt in expected for prompt in seen)
+
+
+def test_a_log_that_is_all_held_out_cannot_be_calibrated_on() -> None:
+    table = examples([[1], [2]])
+
+    with pytest.raises(CalibrationError, match="all are held out"):
+        choose_rows(table.filter(~heldout_mask(table, 1.0)), 1, 64, seed=0)
+
+
+def test_every_length_is_drawn_from() -> None:
+    chosen = choose_rows(examples([[7] * n for n in range(1, 101)]), 10, 1000, seed=0)
+
+    lengths = np.array([len(sequence) for sequence in chosen.sequences]) // 2
+    assert ((lengths - 1) // 10).tolist() == list(range(10))
+
+
+def test_long_rows_are_cut() -> None:
+    chosen = choose_rows(examples([[1, 2, 3]]), 4, 5, seed=0)
+
+    assert [sequence.tolist() for sequence in chosen.sequences] == [[1, 2, 3, 99, 99]]
+
+
+def test_the_digest_names_the_rows_and_not_their_order() -> None:
+    table = examples([[1], [2, 2], [3, 3, 3]])
+
+    whole = choose_rows(table, 3, 8, seed=0)
+    backwards = choose_rows(table.take(pa.array([2, 1, 0])), 3, 8, seed=1)
+    fewer = choose_rows(table.slice(1), 3, 8, seed=0)
+
+    assert whole.digest == backwards.digest
+    assert whole.digest != fewer.digest
+
+
+def test_rows_of_another_tokenizer_are_left_out() -> None:
+    table = pa.concat_tables([examples([[1]], "a"), examples([[2], [3]], "b")])
+
+    assert only_tokenizer(table, "b")["prompt_ids"].to_pylist() == [[2], [3]]
+    with pytest.raises(CalibrationError, match=r"tokenizer \(c\) in the log, found a, b"):
+        only_tokenizer(table, "c")

@@ -1,0 +1,185 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from capture.revision import model_revision, tokenizer_hash
+from quant.bundle import verify_bundle
+from quant.calibration import heldout_mask
+from quant.commands import quantize_app
+from quant.errors import BundleError, CompressionError
+from tests.support.answered_rows import answer, write_log
+from tests.support.tiny_model import make_tiny_model
+from trainer.manifest import Lineage, Manifest, write_manifest
+
+pytestmark = pytest.mark.slow
+CONFIG = '[capture]\nlog = "log"\n[quant]\ncalibration_rows = 24\nheldout_fraction = 0.5\n'
+LAYERS = 2 * 7  # of a Llama of two blocks
+
+
+@dataclass(frozen=True)
+class Made:
+    home: Path
+    model: Path
+    bundle: Path
+    table: pa.Table
+    printed: str
+    manifest: Manifest
+
+
+def quantize(*words: str | Path) -> int | str | None:
+    with pytest.raises(SystemExit) as end:
+        quantize_app([str(word) for word in words], prog_name="retort quantize")
+    return end.value.code
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A log of a model's answers, and a bundle of the model, made by the command."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("quant")
+    model, bundle = make_tiny_model(home / "model", hidden_size=128), home / "out" / "bundle"
+    table = answer(model, 40, tokens=4)
+    write_log(table, home / "log", home / "spool")
+    (home / "retort.toml").write_text(CONFIG)
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.echo", printed.append)
+        words = ("--scheme", "int8", "--out", bundle, "-c", home / "retort.toml")
+        assert quantize(model, *words, "--no-check", "--json") == 0
+    manifest = verify_bundle(bundle, tokenizer_hash=tokenizer_hash(model))
+    return Made(home, model, bundle, table, printed[0], manifest)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    return loaded
+
+
+def test_every_linear_layer_is_int8_and_close_to_what_it_was(made: Made) -> None:
+    before, after = tensors(made.model), tensors(made.bundle)
+
+    packed = [name for name, tensor in after.items() if tensor.dtype == torch.int8]
+    assert len(packed) == LAYERS
+    for name in packed:
+        scale = after[f"{name}_scale"]
+        assert scale.shape == (before[name].shape[0], 1)
+        restored = after[name].float() * scale.float()
+        error = (restored - before[name].float()).norm() / before[name].float().norm()
+        assert error < 0.02, name
+
+
+def test_everything_else_is_the_same(made: Made) -> None:
+    before, after = tensors(made.model), tensors(made.bundle)
+    packed = {name for name, tensor in after.items() if tensor.dtype == torch.int8}
+
+    assert set(after) == set(before) | {f"{name}_scale" for name in packed}
+    for name in set(before) - packed:
+        assert torch.equal(after[name], before[name]), name
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (made.bundle / name).read_bytes() == (made.model / name).read_bytes()
+
+
+def test_the_configuration_says_how_it_was_done_and_keeps_the_rest(made: Made) -> None:
+    config = json.loads((made.bundle / "config.json").read_text())
+    described = config.pop("quantization_config")
+
+    group = described["config_groups"]["group_0"]
+    assert config == json.loads((made.model / "config.json").read_text())
+    assert (described["quant_method"], described["ignore"]) == ("compressed-tensors", ["lm_head"])
+    assert (group["weights"]["num_bits"], group["weights"]["strategy"]) == (8, "channel")
+    assert group["input_activations"]["dynamic"] is True
+
+
+# compressed-tensors compiles a function when imported, and torch's compiler warns of itself.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_library_that_knows_nothing_of_us_reads_the_same_model(made: Made) -> None:
+    ids = torch.randint(5, 200, (4, 12), generator=torch.Generator().manual_seed(0))
+    original = AutoModelForCausalLM.from_pretrained(made.model)
+
+    bundle = AutoModelForCausalLM.from_pretrained(made.bundle)
+
+    with torch.inference_mode():
+        before = original(ids).logits.log_softmax(-1)
+        after = bundle(ids).logits.log_softmax(-1)
+    kl = (before.exp() * (before - after)).sum(-1).mean()
+    assert 0 < kl < 0.01
+
+
+def test_the_manifest_tells_where_the_bundle_comes_from(made: Made) -> None:
+    lineage, quality = made.manifest.lineage, made.manifest.quality
+    heldout = heldout_mask(made.table, 0.5).sum()
+
+    assert Manifest.model_validate_json(made.printed) == made.manifest
+    assert lineage.parent_revision == model_revision(made.model)
+    assert lineage.scheme == "int8"
+    assert len(lineage.calibration_digest or "") == 64
+    assert quality["rows"] == heldout
+    assert quality["unquantized_kl_to_teacher_nats"] < quality["kl_to_teacher_nats"] < 0.05
+    assert quality["engine_checked"] == 0
+    assert made.manifest.parameters == sum(t.numel() for t in tensors(made.model).values())
+
+
+def test_only_the_bundle_is_left_behind(made: Made) -> None:
+    assert [path.name for path in made.bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_a_checkpoint_keeps_its_lineage_and_its_own_held_out_share(made: Made) -> None:
+    model = make_tiny_model(made.home / "checkpoint", hidden_size=128)
+    teacher = model_revision(model)
+    lineage = Lineage(teacher_revision=teacher, recipe={"heldout_fraction": 0.25})
+    write_manifest(model, kind="checkpoint", lineage=lineage, parameters=1, quality={})
+    out = made.home / "of_checkpoint"
+
+    quantize(model, "--scheme=int8", "--out", out, "-c", made.home / "retort.toml", "--no-check")
+
+    manifest = verify_bundle(out, tokenizer_hash=None)
+    assert manifest.lineage.recipe["heldout_fraction"] == 0.25
+    assert manifest.lineage.teacher_revision == teacher
+    assert manifest.quality["rows"] == heldout_mask(made.table, 0.25).sum()
+
+
+def refuse(home: Path, model: Path, out: str) -> None:
+    words = [str(model), "--scheme=int8", "--out", str(home / out), "-c", str(home / "retort.toml")]
+    quantize_app([*words, "--no-check"], prog_name="retort quantize")
+
+
+def test_a_bundle_is_not_quantized_again_and_leaves_nothing(made: Made) -> None:
+    with pytest.raises(CompressionError, match="quantized already"):
+        refuse(made.home, made.bundle, "again")
+
+    assert not list(made.home.glob("*again*"))
+
+
+def test_an_existing_folder_and_a_missing_model_are_refused_at_once(made: Made) -> None:
+    with pytest.raises(BundleError, match="exists already"):
+        refuse(made.home, made.model, "log")
+    with pytest.raises(CompressionError, match=r"no config\.json there"):
+        refuse(made.home, made.home / "nowhere", "new")
+
+
+def test_a_model_in_several_files_stays_so(made: Made) -> None:
+    model = make_tiny_model(made.home / "sharded", hidden_size=128)
+    stored = tensors(model)
+    (model / "model.safetensors").unlink()
+    names = sorted(stored)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, part in halves.items():
+        save_file({name: stored[name] for name in part}, model / shard, {"format": "pt"})
+    places = {name: shard for shard, part in halves.items() for name in part}
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+    words = ("--scheme=int8", "-c", made.home / "retort.toml", "--no-check")
+    quantize(model, "--out", made.home / "of_sharded", *words)
+
+    found = {s: set(load_file(made.home / "of_sharded" / s)) for s in halves}
+    written = json.loads((made.home / "of_sharded" / index.name).read_text())["weight_map"]
+    assert {name: shard for shard, names in found.items() for name in names} == written
+    assert set(written) == set(tensors(made.bundle))
