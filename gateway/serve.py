@@ -43,6 +43,7 @@ def serve(
 ) -> None:
     """Serve every route of the configuration until SIGINT or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = gateway.config.load(config)
     captured = capture.config.load(config)
     with contextlib.suppress(KeyboardInterrupt):

@@ -85,11 +85,15 @@ async def run(plan: Plan) -> None:
     """
     started = time.perf_counter()
     demo = await prepare(plan)
-    with demo.step("capture on and off"):
-        comparison = await measure_capture(demo)
-    async with contextlib.AsyncExitStack() as stack:
-        with demo.step("start serving"):
-            await stack.enter_async_context(gateway_running(demo.work))
+    async with contextlib.AsyncExitStack() as serving, contextlib.AsyncExitStack() as bench:
+        with demo.step("start the gateway and two engines to compare"):
+            _, urls = await asyncio.gather(
+                serving.enter_async_context(gateway_running(demo.work)),
+                bench.enter_async_context(bench_engines(demo.work)),
+            )
+        with demo.step("capture on and off"):
+            comparison = await measure_capture(demo, urls)
+            await bench.aclose()
         report = await run_served(demo, comparison)
     demo.seconds["total"] = round(time.perf_counter() - started, 1)
     report.seconds = demo.seconds
@@ -121,14 +125,13 @@ def choose_prompts(prompts: Path, test: Path | None) -> tuple[list[Prompt], list
     return load_prompts(prompts), load_prompts(test or beside)
 
 
-async def measure_capture(demo: Demo) -> Comparison:
+async def measure_capture(demo: Demo, urls: tuple[str, str]) -> Comparison:
     """Compare the engine with and without the tap, and let the teacher answer the test."""
-    async with bench_engines(demo.work) as urls:
-        with progress() as bar:
-            task = bar.add_task("measurements", total=2 * PAIRS + 3)
-            return await compare_throughput(
-                urls, demo.test[:SAMPLE], demo.test, lambda: bar.advance(task)
-            )
+    with progress() as bar:
+        task = bar.add_task("measurements", total=2 * PAIRS + 3)
+        return await compare_throughput(
+            urls, demo.test[:SAMPLE], demo.test, lambda: bar.advance(task)
+        )
 
 
 async def run_served(demo: Demo, comparison: Comparison) -> Report:

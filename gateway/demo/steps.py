@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,13 +121,15 @@ async def evaluate_folders(
     work: Workspace, folders: dict[str, Path], test: list[Prompt]
 ) -> dict[str, Round]:
     """Ask each model every test prompt, in an engine of its own, one model after the other."""
-    rounds: dict[str, Round] = {}
-    for name, folder in folders.items():
-        log = work.home / "run" / "engines" / f"eval-{name}.log"
-        spec = EngineSpec(folder, ROUTE, log, work.engine_args, ONE_THREAD)
-        async with engine_running(spec) as url:
-            rounds[name] = await ask_test(url, test, name)
-    return rounds
+    logs = work.home / "run" / "engines"
+    async with AsyncExitStack() as stack:
+        specs = [
+            EngineSpec(folder, ROUTE, logs / f"eval-{name}.log", work.engine_args, ONE_THREAD)
+            for name, folder in folders.items()
+        ]
+        starting = (stack.enter_async_context(engine_running(spec)) for spec in specs)
+        urls = dict(zip(folders, await asyncio.gather(*starting), strict=True))
+        return {name: await ask_test(url, test, name) for name, url in urls.items()}
 
 
 async def ask_test(url: str, test: list[Prompt], name: str) -> Round:
