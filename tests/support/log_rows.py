@@ -1,10 +1,9 @@
-"""Rows of the log for tests: made by hand, or by hypothesis."""
+"""Rows of the log for tests."""
 
 import json
 from datetime import UTC, datetime
 
 import numpy as np
-from hypothesis import strategies as st
 
 from capture.rows import ExchangeRow, LogitRow
 
@@ -80,18 +79,4 @@ def exchange_row(
         duration_ms=20.0,
         capture="tap",
         pair_id=None,
-    )
-
-
-@st.composite
-def logit_rows(draw: st.DrawFn, exchange_id: str = "x") -> LogitRow:
-    """Any choice the tap could record, of up to six positions."""
-    sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
-    return logit_row(
-        exchange_id,
-        choice=draw(st.integers(0, 3)),
-        sizes=tuple(sizes),
-        flags=draw(st.integers(0, 7)),
-        day=draw(st.sampled_from(["2026-11-23", "2026-11-24"])),
-        seed=draw(st.integers(0, 2**32 - 1)),
     )

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from capture.parquet import KEPT_BITS, round_mantissa, rounded, write_parquet
+from capture.rows import encode_exchanges, encode_logits
+from tests.support.log_rows import exchange_row, logit_row
+
+# The largest floats would round up to infinity; no logprob is anywhere near them.
+FLOATS = arrays.arrays(np.float32, st.integers(0, 20), elements=st.floats(-(2.0**126), 0, width=32))
+
+
+@given(values=FLOATS)
+def test_rounding_moves_a_value_by_at_most_half_a_kept_bit(values: np.ndarray) -> None:
+    moved = np.abs(round_mantissa(values).astype(np.float64) - values)
+    assert (
+        moved <= np.maximum(np.abs(values.astype(np.float64)) * 2.0 ** -(KEPT_BITS + 1), 2.0**-137)
+    ).all()
+
+
+@given(values=FLOATS)
+def test_rounding_keeps_order_and_is_done_once(values: np.ndarray) -> None:
+    once = round_mantissa(np.sort(values))
+    assert (np.diff(once) >= 0).all()
+    assert np.array_equal(round_mantissa(once), once)
+
+
+@given(values=FLOATS)
+def test_rounding_leaves_low_mantissa_bits_empty(values: np.ndarray) -> None:
+    assert not (round_mantissa(values).view(np.uint32) & ((1 << (23 - KEPT_BITS)) - 1)).any()
+
+
+def test_rounding_goes_to_the_nearest_and_on_ties_to_even() -> None:
+    step = 2.0**-KEPT_BITS
+    values = np.array([1 + step * x for x in (0.49, 0.5, 0.51, 1.5)], np.float32)
+    assert round_mantissa(values).tolist() == [1.0, 1.0, 1 + step, 1 + 2 * step]
+
+
+def test_what_is_not_finite_stays() -> None:
+    values = np.array([-np.inf, np.inf, np.nan], np.float32)
+    assert np.array_equal(round_mantissa(values), values, equal_nan=True)
+
+
+def test_lists_keep_their_lengths_and_missing_ones_stay_missing() -> None:
+    lists = pa.array([[0.1, 0.2], None, [], [0.3]], pa.list_(pa.float32()))
+    table = rounded(pa.table({"tail_logprob": lists.slice(1)}))
+    assert [None if row is None else len(row) for row in table["tail_logprob"].to_pylist()] == [
+        None,
+        0,
+        1,
+    ]
+
+
+def test_ids_and_logprobs_are_split_into_byte_streams_without_a_dictionary(tmp_path: Path) -> None:
+    table = pa.Table.from_batches([encode_logits([logit_row(seed=seed) for seed in range(50)])])
+    size = write_parquet(table, tmp_path / "day" / "file.parquet")
+
+    path = tmp_path / "day" / "file.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    names = ("prompt_ids", "completion_ids", "topk_ids", "topk_logprobs", "tail_logprob")
+    for name in names:
+        column = columns[f"{name}.list.element"]
+        assert "BYTE_STREAM_SPLIT" in column.encodings
+        assert not column.has_dictionary_page
+        assert column.compression == "ZSTD"
+    assert columns["model_revision"].has_dictionary_page
+    assert size == path.stat().st_size
+
+
+def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    for batch in (
+        encode_logits([logit_row("a"), logit_row("b", sizes=(1,))]),
+        encode_exchanges([exchange_row("a"), exchange_row("b", texts=("x", "y"))]),
+    ):
+        table = pa.Table.from_batches([batch])
+        write_parquet(table, tmp_path / "file.parquet")
+        assert pq.read_table(tmp_path / "file.parquet").cast(table.schema).equals(rounded(table))
