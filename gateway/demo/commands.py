@@ -35,4 +35,13 @@ def demo(  # noqa: PLR0913, PLR0917  a command line's options
 ) -> None:
     """Teacher, traffic, capture, distillation, quantization, rollout, rollback and a report."""
     plan = Plan(out, teacher, prompts, test, requests, steps, min_agreement, seed)
-    asyncio.run(run(plan))
+    try:
+        asyncio.run(run(plan))
+    except ExceptionGroup as failures:
+        raise first_of(failures) from failures
+
+
+def first_of(failures: ExceptionGroup[Exception]) -> Exception:
+    """The failure that ended the steps running beside it."""
+    first = failures.exceptions[0]
+    return first_of(first) if isinstance(first, ExceptionGroup) else first

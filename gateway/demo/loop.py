@@ -87,10 +87,10 @@ async def run(plan: Plan) -> None:
     demo = await prepare(plan)
     async with contextlib.AsyncExitStack() as serving, contextlib.AsyncExitStack() as bench:
         with demo.step("start the gateway and two engines to compare"):
-            _, urls = await asyncio.gather(
-                serving.enter_async_context(gateway_running(demo.work)),
-                bench.enter_async_context(bench_engines(demo.work)),
-            )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(serving.enter_async_context(gateway_running(demo.work)))
+                comparing = tasks.create_task(bench.enter_async_context(bench_engines(demo.work)))
+            urls = comparing.result()
         with demo.step("capture on and off"):
             comparison = await measure_capture(demo, urls)
             await bench.aclose()

@@ -123,13 +123,14 @@ async def evaluate_folders(
     """Ask each model every test prompt, in an engine of its own, one model after the other."""
     logs = work.home / "run" / "engines"
     async with AsyncExitStack() as stack:
-        specs = [
-            EngineSpec(folder, ROUTE, logs / f"eval-{name}.log", work.engine_args, ONE_THREAD)
-            for name, folder in folders.items()
-        ]
-        starting = (stack.enter_async_context(engine_running(spec)) for spec in specs)
-        urls = dict(zip(folders, await asyncio.gather(*starting), strict=True))
-        return {name: await ask_test(url, test, name) for name, url in urls.items()}
+        starting: dict[str, asyncio.Task[str]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            for name, folder in folders.items():
+                log = logs / f"eval-{name}.log"
+                spec = EngineSpec(folder, ROUTE, log, work.engine_args, ONE_THREAD)
+                running = stack.enter_async_context(engine_running(spec))
+                starting[name] = tasks.create_task(running)
+        return {name: await ask_test(url.result(), test, name) for name, url in starting.items()}
 
 
 async def ask_test(url: str, test: list[Prompt], name: str) -> Round:

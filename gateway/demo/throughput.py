@@ -45,12 +45,14 @@ async def bench_engines(work: Workspace) -> AsyncIterator[tuple[str, str]]:
     bench = work.home / "bench"
     capture = CaptureConfig(log=bench / "log", spool=bench / "spool")
     async with AsyncExitStack() as stack:
-        starting = (
-            stack.enter_async_context(engine_running(_spec(work, name, tapped)))
-            for name, tapped in (("tap-on", capture), ("tap-off", None))
-        )
-        with_tap, without = await asyncio.gather(*starting)
-        yield with_tap, without
+        async with asyncio.TaskGroup() as tasks:
+            starting = [
+                tasks.create_task(
+                    stack.enter_async_context(engine_running(_spec(work, name, tapped)))
+                )
+                for name, tapped in (("tap-on", capture), ("tap-off", None))
+            ]
+        yield starting[0].result(), starting[1].result()
 
 
 def _spec(work: Workspace, name: str, capture: CaptureConfig | None) -> EngineSpec:
