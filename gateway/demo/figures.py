@@ -48,14 +48,15 @@ def capture(on: Sequence[float], off: Sequence[float]) -> str:
 
 
 def answered(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Share of traffic by deployment over a rollout's requests."""
+    """Share of the answers by deployment; a curve of (request, share) points each."""
     axes = _axes("Who answered, request by request", "share of the last 50 answers")
     for index, (name, points) in enumerate(curves.items()):
         if points:
             axes.plot(*zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], label=name)
     axes.set_xlabel("request")
     axes.set_ylim(-0.03, 1.1)
-    axes.legend(frameon=False, loc="center left")
+    if any(curves.values()):
+        axes.legend(frameon=False, loc="center left")
     return _svg(axes)
 
 

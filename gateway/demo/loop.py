@@ -26,8 +26,9 @@ from gateway.demo.steps import (
 )
 from gateway.demo.throughput import PAIRS, Comparison, bench_engines, compare_throughput
 from gateway.demo.traffic import Outcome
-from gateway.demo.weights import scramble
+from gateway.demo.weights import count_parameters, scramble
 from gateway.demo.workspace import Workspace
+from quant.bundle import Lineage, publish
 
 HELDOUT_FRACTION = 0.1
 SAMPLE = 200
@@ -164,11 +165,17 @@ async def run_served(demo: Demo, comparison: Comparison) -> Report:
 
 async def make_bundles(demo: Demo) -> tuple[Path, Path]:
     """Quantize the student, and spoil a copy of it; returns both bundles."""
-    bundle, broken = demo.run_dir("student_int8"), demo.run_dir("broken")
+    bundle, broken, draft = (demo.run_dir(name) for name in ("student_int8", "broken", "draft"))
     checkpoint = demo.run_dir("student") / "checkpoint"
     words = ["--scheme", "int8", "--out", str(bundle), "-c", str(demo.work.config)]
     await command(["quantize", str(checkpoint), *words])
-    await asyncio.to_thread(scramble, checkpoint, broken, demo.plan.seed)
+    await asyncio.to_thread(scramble, checkpoint, draft, demo.plan.seed)
+    publish(
+        *(draft, broken),
+        lineage=Lineage(recipe={"scrambled": checkpoint.parent.name}),
+        parameters=count_parameters(checkpoint),
+        quality={},
+    )
     return bundle, broken
 
 
