@@ -54,7 +54,7 @@ def step(*top: int) -> Step:
     """One selection per row: the row's likeliest token and one more."""
     ids = np.array([[token, token + 100] for token in top], np.int32)
     logprobs = np.tile(np.array([-0.1, -3.0], np.float32), (len(top), 1))
-    size = np.full(len(top), 2, np.int16)
+    size = np.full(len(top), 2, np.int32)
     return Step(ids, logprobs, size, np.full(len(top), -4.0, np.float32))
 
 
