@@ -9,15 +9,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from openai import AsyncOpenAI, AsyncStream
-from openai.types.chat import ChatCompletionUserMessageParam
 
 from capture.engine import free_port
 from tests.integration.conftest import Tapped
 from tests.support.retort import RETORT, address, serving
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionUserMessageParam
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
