@@ -20,11 +20,15 @@ def try_serving(folder: Path, config: QuantConfig, log_path: Path) -> None:
     Raises:
         EngineError: If it does not generate in time; with the end of its log.
     """
+    with Engine.start(trial_spec(folder, config, log_path)) as engine:
+        engine.wait_ready(config.engine_timeout_seconds)
+    log_path.unlink()
+
+
+def trial_spec(folder: Path, config: QuantConfig, log_path: Path) -> EngineSpec:
+    """Return what to start: a short context, as many threads as this process has."""
     model = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     length = min(model.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
     args = ("--max-model-len", str(length), *config.engine_args)
-    one_core = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
-    spec = EngineSpec(folder, "trial", log_path, args, {**one_core, **config.engine_env})
-    with Engine.start(spec) as engine:
-        engine.wait_ready(config.engine_timeout_seconds)
-    log_path.unlink()
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
+    return EngineSpec(folder, "trial", log_path, args, {**threads, **config.engine_env})
