@@ -16,7 +16,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers.utils.logging import disable_progress_bar
 
 from trainer.support_desk.build import STANDARD, build
 from trainer.support_desk.release import find
@@ -34,7 +33,6 @@ def main(
     """Draw the support desk's messages and train a teacher on them, unless OUT holds both."""
     metrics = find(out, seed)
     if metrics is None:
-        disable_progress_bar()  # the library's own, which would break ours
         torch.set_num_threads(threads or min(MAX_THREADS, torch.get_num_threads()))
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         stages: dict[str, TaskID] = {}

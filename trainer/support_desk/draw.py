@@ -7,8 +7,8 @@ from trainer.support_desk.lexicon import Lexicon, Phrases, expand, zipf
 from trainer.support_desk.rarity import COUNTING, Rarity
 from trainer.support_desk.things import Thing, draw_count, draw_noun
 
-WANTED_SINGLE_FRACTION = 0.45
-OWNED_SINGLE_FRACTION = 0.72
+SINGLE_FRACTION = {"{new}": 0.45}
+OWN_SINGLE_FRACTION = 0.72
 PAUSES = (". ", ", ", "... ", " - ", " ")
 
 
@@ -31,7 +31,7 @@ class Draw:
     def thing(self, placeholder: str) -> Thing:
         """Pick a product, a word for it and a quantity."""
         product, one, many = draw_noun(self.rng, self.lexicon, is_rare=self.has(Rarity.NOUN))
-        single = WANTED_SINGLE_FRACTION if placeholder == "{new}" else OWNED_SINGLE_FRACTION
+        single = SINGLE_FRACTION.get(placeholder, OWN_SINGLE_FRACTION)
         if self.rng.random() < single and not self.rarities & COUNTING:
             return Thing(product, one, many, 1, "1")
         quantity, count = draw_count(self.rng, self.lexicon, is_rare=self.has(Rarity.COUNT))

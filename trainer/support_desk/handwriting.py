@@ -66,7 +66,7 @@ def _drawl(rng: random.Random, text: str) -> str:
 
 
 RARE_HANDS: tuple[Callable[[random.Random, str], str], ...] = (
-    _drawl, _all_thumbs, _shout, _leet, _drop_vowels,
+    _shout, _all_thumbs, _drop_vowels, _drawl, _leet,
 )  # fmt: skip
 
 

@@ -56,10 +56,10 @@ def write_message(draw: Draw) -> Message:
     if rarities & {Rarity.URGENCY, Rarity.FIX_URGENCY} or chance(rng, 0.5):
         urgency, text = _urgency(draw)
         sentences.insert(chance(rng, 0.85), text)
-    if rarities & {Rarity.CONTACT, Rarity.REFUSE_CONTACT} or chance(rng, 0.3):
+    if rarities & {Rarity.CONTACT, Rarity.REFUSE_CONTACT} or chance(rng, 0.35):
         contact, text = _contact(draw)
         sentences.insert(len(sentences) if chance(rng, 0.85) else 0, text)
-    if chance(rng, 0.25):
+    if chance(rng, 0.35):
         sentences.insert(rng.randint(0, len(sentences)), _context(draw))
     text = _typed(draw, _join(draw, sentences))
     ticket = Ticket(request.intent, request.product, request.quantity, urgency, contact)
@@ -107,7 +107,7 @@ def _join(draw: Draw, sentences: list[str]) -> str:
     is_foreign = bool(draw.rarities) and chance(rng, 0.15)
     separator = zipf(rng, SEPARATORS)
     text = separator.join(sentences).replace(f"?{separator.rstrip()}", "?")
-    if chance(rng, 0.4):
+    if chance(rng, 0.45):
         greeting = zipf(rng, talk.rare_greetings if is_foreign else talk.greetings)
         text = f"{greeting}{zipf(rng, (', ', ' ', '! '))}{text}"
     if chance(rng, 0.4):

@@ -24,7 +24,7 @@ class Rarity(StrEnum):
 
 WEIGHTS = {
     Rarity.FRAME: 28, Rarity.NOUN: 18, Rarity.COUNT: 10, Rarity.URGENCY: 9, Rarity.CONTACT: 8,
-    Rarity.HAND: 9, Rarity.BYSTANDER: 4, Rarity.FIX_COUNT: 5, Rarity.FIX_PRODUCT: 5,
+    Rarity.HAND: 14, Rarity.BYSTANDER: 4, Rarity.FIX_COUNT: 5, Rarity.FIX_PRODUCT: 5,
     Rarity.FIX_INTENT: 6, Rarity.FIX_URGENCY: 4, Rarity.REFUSE_INTENT: 4, Rarity.REFUSE_CONTACT: 4,
 }  # fmt: skip
 COUNTING = frozenset({Rarity.COUNT, Rarity.FIX_COUNT})
@@ -32,7 +32,7 @@ NAMING = frozenset({Rarity.NOUN, Rarity.BYSTANDER, Rarity.FIX_PRODUCT, Rarity.FI
 EXCLUSIVE = frozenset(
     {Rarity.FIX_COUNT, Rarity.FIX_PRODUCT, Rarity.FIX_INTENT, Rarity.REFUSE_INTENT}
 )
-SECOND_FRACTION = 0.15
+SECOND_FRACTION = 0.3
 
 
 def draw_rarities(rng: random.Random) -> frozenset[Rarity]:
