@@ -14,7 +14,7 @@ from gateway.errors import DemoError
 
 ENDED = frozenset({"live", "rolled_back"})
 MAX_REQUESTS = 20_000
-STARTING = 2  # requests at a time while the candidate's engine starts on the same cores
+STARTING = 1  # requests at a time while the candidate's engine starts on the same cores
 
 
 @dataclass(frozen=True, slots=True)
