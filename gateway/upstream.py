@@ -13,6 +13,7 @@ HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade".split()
 )
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"authorization"}
+KEEP_ALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
 
 
 class Upstream:
@@ -33,7 +34,7 @@ class Upstream:
             total=None, sock_connect=connect_seconds, sock_read=idle_seconds
         )
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=timeout,
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
@@ -52,7 +53,7 @@ class Upstream:
             UpstreamError: If it breaks off.
         """
         try:
-            async with self._session.post(url, data=body, headers=headers) as response:
+            async with await self._send(url, body, headers) as response:
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise NotReadyError("the engine cannot be reached; retry in a moment") from error
@@ -60,6 +61,15 @@ class Upstream:
             raise UpstreamTimeoutError("the engine has not answered in time") from error
         except aiohttp.ClientError as error:
             raise UpstreamError("the engine broke off its answer") from error
+
+    async def _send(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send once more if the engine closed an idle connection just as we took it."""
+        try:
+            return await self._session.post(url, data=body, headers=headers)
+        except aiohttp.ServerDisconnectedError:
+            return await self._session.post(url, data=body, headers=headers)
 
     async def close(self) -> None:
         """Close every connection."""
