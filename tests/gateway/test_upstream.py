@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,11 +16,12 @@ async def engine(answers_per_connection: int) -> AsyncIterator[str]:
     """A server that closes a connection, without a word, at the next request after some."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(answers_per_connection):
+        with contextlib.suppress(asyncio.IncompleteReadError):  # the client closed first
+            for _ in range(answers_per_connection):
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                writer.write(ANSWER)
             await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(2)
-            writer.write(ANSWER)
-        await reader.readuntil(b"\r\n\r\n")
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
