@@ -22,6 +22,15 @@ class Balance:
         self.dropped += other.dropped
         self.in_flight += other.in_flight
 
+    def document(self) -> dict[str, object]:
+        """The parts as JSON."""
+        return {
+            "started": self.started,
+            "committed": self.committed,
+            "dropped": dict(self.dropped),
+            "in_flight": self.in_flight,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -6,7 +6,7 @@ found in the spool's segments, and the Delta tables with the history of their tr
 
 import contextlib
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deltalake import DeltaTable
@@ -79,8 +79,17 @@ class Verification:
         total = Balance()
         for balance in self.tables.values():
             total.add(balance)
-        fraction = self.complete / self.captured if self.captured else 1.0
-        return {**asdict(total), **asdict(self), "complete_fraction": fraction}
+        return {
+            **total.document(),
+            "problems": self.problems,
+            "tables": {name: balance.document() for name, balance in self.tables.items()},
+            "quarantined": self.quarantined,
+            "orphan_files": self.orphan_files,
+            "superseded": self.superseded,
+            "captured": self.captured,
+            "complete": self.complete,
+            "complete_fraction": self.complete / self.captured if self.captured else 1.0,
+        }
 
 
 def verify(config: CaptureConfig) -> Verification:

@@ -131,6 +131,7 @@ class Spool(Generic[T]):
                 self._wake.notify()
 
     def _run(self) -> None:
+        pa.array([0])  # Arrow looks for pandas on its first array: a second that no row shall wait
         is_last = False
         while not is_last:
             offers, is_last = self._take()

@@ -83,7 +83,9 @@ def test_a_living_writer_is_told_from_a_dead_one(tmp_path: Path) -> None:
     assert verify(config).tables["logits"].in_flight == 3
 
     spool.close()
-    assert verify(config).tables["logits"] == Balance(3, 0, Counter(killed=3), 0)
+    found = verify(config)
+    assert found.tables["logits"] == Balance(3, 0, Counter(killed=3), 0)
+    assert found.document()["dropped"] == {"killed": 3}
 
 
 @pytest.mark.timeout(300)  # starts a process
