@@ -16,7 +16,7 @@ from quant.bundle import Lineage, publish
 from tests.integration.conftest import ARGS, ONE_THREAD
 from tests.support.retort import RETORT, address, serving
 
-PAUSE_SECONDS = 0.1  # leaves the cores to the engine that is being started
+PAUSE_SECONDS = 0.4  # leaves the cores to the engine that is being started
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
