@@ -133,6 +133,12 @@ def test_commit_brings_the_spool_in(home: Path) -> None:
     assert document(home, "commit")["rows"] == {"exchanges": 0, "logits": 1}
 
 
+def test_results_are_shown_to_people_too(home: Path) -> None:
+    assert re.search(r"segments +0", run(home, "commit").stdout)
+    assert re.search(r"complete_fraction +1.0", run(home, "verify").stdout)
+    assert re.search(r"support +│ incumbent", run(home, "stats").stdout)
+
+
 def test_compact_and_erase_say_what_they_did(home: Path) -> None:
     spool_logits(config_in(home), logit_row("c"))
     document(home, "commit")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from capture import rewrite
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.delta import active_files, open_table
@@ -71,6 +72,19 @@ def test_compaction_keeps_the_encodings_and_does_nothing_twice(tmp_path: Path) -
         columns = [group.column(i) for i in range(group.num_columns)]
         (ids,) = [c for c in columns if c.path_in_schema == "topk_ids.list.element"]
         assert "BYTE_STREAM_SPLIT" in ids.encodings
+
+
+def test_files_are_joined_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "SMALL_BYTES", 10_000)
+    monkeypatch.setattr(rewrite, "GROUP_BYTES", 18_000)  # a file takes some 5,000
+    config = config_in(tmp_path)
+    for name in "abc":
+        spool_logits(config, logit_row(name))
+        Committer(config).commit()
+
+    done = compact(config.log)
+    assert (done.files_before, done.files_after) == (2, 1)
+    assert ids_on_disk(config) == {"a", "b", "c"}
 
 
 def test_a_log_that_is_not_there_is_compact(tmp_path: Path) -> None:

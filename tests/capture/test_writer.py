@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ import pytest
 
 from capture.account import read_counts
 from capture.rows import LogitRow, encode_logits
-from capture.spool import closed_segments, read_segment, segments
+from capture.spool import closed_segments, read_segment, recover, segments
 from capture.writer import Spool, SpoolLimits
 from tests.support.full_disk import full_disk
 from tests.support.log_rows import logit_row
@@ -253,3 +254,65 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     assert sorted(rows_in(tmp_path)) == sorted(f"{w}-{i}" for w in range(4) for i in range(200))
     (counts,) = read_counts(tmp_path).values()
     assert (counts.started, counts.written) == (800, 800)
+
+
+def test_a_disk_that_cannot_sync_ends_the_segment_and_loses_no_written_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    spool = open_spool(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        offer_and_wait(spool, logit_row("a"), synced=True)
+    offer_and_wait(spool, logit_row("b"), synced=True)
+    spool.close()
+
+    assert recover(tmp_path) == 1
+    assert sorted(rows_in(tmp_path)) == ["a", "b"]
+    (counts,) = read_counts(tmp_path).values()
+    assert (counts.written, counts.dropped) == (2, {})
+
+
+def test_a_segment_that_cannot_be_closed_is_left_to_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path)
+    offer_and_wait(spool, logit_row("a"))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        spool.close()
+
+    assert closed_segments(tmp_path) == []
+    assert recover(tmp_path) == 1
+    assert rows_in(tmp_path) == ["a"]
+
+
+def test_counts_that_the_disk_refused_are_saved_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, saved, real = threading.Event(), threading.Event(), Path.replace
+    is_back = threading.Event()
+
+    def replace(self: Path, target: Path) -> Path:
+        if not is_back.is_set():
+            refused.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        moved = real(self, target)
+        saved.set()
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+    spool = open_spool(tmp_path, sync_seconds=0.01)
+    spool.account.start()
+    assert refused.wait(10)
+    is_back.set()
+    assert saved.wait(10)
+
+    assert [counts.started for counts in read_counts(tmp_path).values()] == [1]
+    spool.close()
