@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Both install what they need into .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))) python3)
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,8 @@ TORCH_BACKEND := $(if $(strip $(UV_FIND_LINKS)),,--torch-backend cpu)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
+# An engine imports thousands of modules; without bytecode on disk each start compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check install lock clean
 

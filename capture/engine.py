@@ -20,6 +20,7 @@ from capture.revision import model_revision, tokenizer_hash
 SERVER = "vllm.entrypoints.openai.api_server"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 START_TIMEOUT_SECONDS = 600.0
+DRAIN_SECONDS = 5  # an engine that is asked to end finishes what is under way for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,10 @@ class EngineSpec:
         """The server's command line on one loopback port."""
         name = ("--served-model-name", self.served_name)
         place = ("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log")
+        end = ("--shutdown-timeout", str(DRAIN_SECONDS))
         tap = ("--logits-processors", "capture.tap:LogitTap") if self.capture else ()
         model = ("--model", str(self.model))
-        return [sys.executable, "-m", SERVER, *model, *name, *place, *tap, *self.args]
+        return [sys.executable, "-m", SERVER, *model, *name, *place, *end, *tap, *self.args]
 
     def environment(self) -> dict[str, str]:
         """Overrides for the process, the tap's settings among them."""
@@ -86,7 +88,9 @@ class Engine:
                 f"{spec.model}: no config.json there; expected a Hugging Face model folder"
             )
         port = free_port()
-        process = GuardedProcess.start(spec.command(port), spec.environment(), spec.log_path)
+        process = GuardedProcess.start(
+            spec.command(port), spec.environment(), spec.log_path, 2.0 * DRAIN_SECONDS
+        )
         return cls(spec, process, port)
 
     def __enter__(self) -> Self:

@@ -2,7 +2,8 @@
 
 ``OPTIONS`` is JSON: ``env`` (environment overrides) and ``grace_seconds``. The command gets a
 session of its own. When standard input ends (the parent closed it or died, however), or on
-SIGTERM, its process group is terminated, and killed if it is still there after the grace.
+SIGTERM, it is terminated, so that it can end what it started in its own order; whatever is left
+of its process group after the grace is killed.
 """
 
 import json
@@ -23,20 +24,20 @@ def main(arguments: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    signal.signal(signal.SIGTERM, lambda *_: _signal_group(child.pid, signal.SIGTERM))
-    watching = (child.pid, options["grace_seconds"])
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    watching = (child, options["grace_seconds"])
     threading.Thread(target=_end_with_parent, args=watching, daemon=True).start()
     code = child.wait()
     _outlast_group(child.pid, options["grace_seconds"])
     return code if code >= 0 else 128 - code
 
 
-def _end_with_parent(group: int, grace_seconds: float) -> None:
-    """Block until standard input ends, then end the group."""
+def _end_with_parent(child: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+    """Block until standard input ends, then end the command."""
     while os.read(sys.stdin.fileno(), 4096):  # no lock is held if we exit meanwhile
         pass
-    _signal_group(group, signal.SIGTERM)
-    killer = threading.Timer(grace_seconds, _signal_group, args=(group, signal.SIGKILL))
+    child.terminate()
+    killer = threading.Timer(grace_seconds, _signal_group, args=(child.pid, signal.SIGKILL))
     killer.daemon = True
     killer.start()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from capture import recorder
-from capture.choice import Choice, Step, TapConfig
+from capture.choice import Choice, TapConfig
+from capture.piece import Rows
 from capture.recorder import Recorded, Recorder
 from capture.rows import LogitRow
 from capture.schema import Flag
@@ -50,16 +51,21 @@ def choice(output_ids: list[int], *, max_tokens: int = 100) -> Choice:
     return Choice("x", 0, [1, 2], output_ids, stop, max_tokens, Flag(0), touched_at=0.0)
 
 
-def step(*top: int) -> Step:
-    """One selection per row: the row's likeliest token and one more."""
+def step(owners: list[Choice], *top: int) -> Rows:
+    """One row per owner: the row's likeliest token and one more."""
     ids = np.array([[token, token + 100] for token in top], np.int32)
-    logprobs = np.tile(np.array([-0.1, -3.0], np.float32), (len(top), 1))
-    size = np.full(len(top), 2, np.int32)
-    return Step(ids, logprobs, size, np.full(len(top), -4.0, np.float32))
+    logprobs = np.tile(np.log(np.array([0.7, 0.2995], np.float32)), (len(top), 1))
+    return Rows(
+        np.array([owner.serial for owner in owners]),
+        np.array([len(owner.output_ids) for owner in owners], np.int32),
+        ids,
+        logprobs,
+    )
 
 
-def push(tap: Recorder, owners: list[Choice], made: Step) -> None:
-    tap.push(Recorded(lambda: made, owners, [len(owner.output_ids) for owner in owners]))
+def push(tap: Recorder, owners: list[Choice], *top: int) -> None:
+    made = step(owners, *top)
+    tap.push(Recorded(lambda: made, num_bytes=16))
 
 
 def test_a_choice_is_written_when_its_stop_token_comes() -> None:
@@ -68,7 +74,7 @@ def test_a_choice_is_written_when_its_stop_token_comes() -> None:
     one = choice(output)
     tap.begin(one)
     for token in (5, 6, STOP):
-        push(tap, [one], step(token))
+        push(tap, [one], token)
         output.append(token)
     assert spool.arrived.acquire(timeout=5)
     tap.close()
@@ -86,8 +92,8 @@ def test_the_last_row_of_a_position_counts() -> None:
     tap = Recorder(spool, CONFIG)
     one = choice(output, max_tokens=1)
     tap.begin(one)
-    push(tap, [one], step(50))  # of a partly prefilled prompt; its sample is discarded
-    push(tap, [one], step(7))
+    push(tap, [one], 50)  # of a partly prefilled prompt; its sample is discarded
+    push(tap, [one], 7)
     output.append(7)
     assert spool.arrived.acquire(timeout=5)
     tap.close()
@@ -103,7 +109,7 @@ def test_rows_of_one_step_go_to_their_owners() -> None:
     for one in owners:
         tap.begin(one)
     for first, second in ((10, 20), (11, 21)):
-        push(tap, owners, step(first, second))
+        push(tap, owners, first, second)
         outputs[0].append(first)
         outputs[1].append(second)
     assert all(spool.arrived.acquire(timeout=5) for _ in owners)
@@ -124,10 +130,10 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
     one = choice(output)
     one.is_scheduled = False
     tap.begin(one)
-    push(tap, [one], step(5))
+    push(tap, [one], 5)
     output.append(5)
     assert spool.arrived.acquire(timeout=5)
-    push(tap, [one], step(6))  # it was only preempted
+    push(tap, [one], 6)  # it was only preempted
     output.append(6)
     assert spool.arrived.acquire(timeout=5)
     tap.close()
@@ -141,9 +147,9 @@ def test_a_missing_step_flags_the_choice() -> None:
     tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=3)
     tap.begin(one)
-    push(tap, [one], step(5))
+    push(tap, [one], 5)
     one.output_ids += [5, 6]
-    push(tap, [one], step(7))  # position 2, position 1 was dropped
+    push(tap, [one], 7)  # position 2, position 1 was dropped
     tap.close()
 
     assert spool.rows[-1].flags & Flag.INCOMPLETE
@@ -158,21 +164,46 @@ def test_a_choice_without_a_row_is_counted_as_dropped() -> None:
     assert spool.account.dropped == ["empty"]
 
 
-def test_more_steps_than_the_bound_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "MAX_PENDING_STEPS", 2)
+def test_more_than_the_bound_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_PENDING_BYTES", 32)
     spool, blocked = Kept(), threading.Event()
     tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=50)
     tap.begin(one)
 
-    def load() -> Step:
-        blocked.wait(5)
-        return step(1)
+    for _ in range(6):
+        made = step([one], 1)
 
-    for position in range(6):
-        tap.push(Recorded(load, [one], [position]))
+        def load(made: Rows = made) -> Rows:
+            blocked.wait(5)
+            return made
+
+        tap.push(Recorded(load, num_bytes=16))
         one.output_ids.append(1)
     blocked.set()
     tap.close()
 
     assert len(spool.rows[-1].completion_ids) < 6
+
+
+def test_choices_that_hold_too_much_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_HELD_BYTES", 1)
+    monkeypatch.setattr(recorder, "TICK_SECONDS", 0.001)
+    spool, taken = Kept(), threading.Semaphore(0)
+    tap = Recorder(spool, CONFIG)
+    one = choice([], max_tokens=50)
+    tap.begin(one)
+    for _ in range(2):
+        made = step([one], 1)
+
+        def load(made: Rows = made) -> Rows:
+            taken.release()
+            return made
+
+        tap.push(Recorded(load, num_bytes=16))
+        assert taken.acquire(timeout=5)
+        one.output_ids.append(1)
+    tap.close()
+
+    assert len(spool.rows[-1].completion_ids) == 1
+    assert spool.rows[-1].flags & Flag.INCOMPLETE

@@ -7,13 +7,14 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
+from capture.adaptive import kept_sizes, tail_logprobs
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.revision import model_revision, tokenizer_hash
 from capture.rows import encode_exchanges
 from capture.schema import LOGITS, SCHEMA_VERSION, TABLES
 from capture.spool import SegmentWriter
-from capture.topk import select
+from capture.topk import candidates
 from tests.support.log_rows import DAY, exchange_row
 
 COLUMNS = [
@@ -34,8 +35,10 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
         for _ in range(tokens):
             probs = model(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
-        kept = select(model(ids).logits[0, length - 1 : -1], k_min=1, k_max=16, mass=0.9)
-        is_kept = torch.arange(kept.ids_RK.shape[1]) < kept.size_R[:, None]
+        top = candidates(model(ids).logits[0, length - 1 : -1], k_min=1, k_max=16, mass=0.9)
+        top_ids, top_logprobs = (part.numpy() for part in top)
+        sizes = kept_sizes(top_logprobs, k_min=1, mass=0.9)
+        is_kept = np.arange(top_ids.shape[1]) < sizes[:, None]
         rows.append(
             {
                 "exchange_id": f"x{number:04}",
@@ -44,10 +47,10 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
                 "tokenizer_hash": tokenizer_hash(teacher),
                 "prompt_ids": ids[0, :length].numpy(),
                 "completion_ids": ids[0, length:].numpy(),
-                "topk_size": kept.size_R.numpy(),
-                "topk_ids": kept.ids_RK[is_kept].numpy(),
-                "topk_logprobs": kept.logprobs_RK[is_kept].numpy(),
-                "tail_logprob": kept.tail_logprob_R.numpy().astype(np.float32),
+                "topk_size": sizes,
+                "topk_ids": top_ids[is_kept],
+                "topk_logprobs": top_logprobs[is_kept],
+                "tail_logprob": tail_logprobs(top_logprobs, sizes),
             }
         )
     fields = [LOGITS.field(name) for name in COLUMNS]

@@ -1,0 +1,74 @@
+"""``cut`` against a row-by-row version of the rule: the last row of each position counts."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capture.adaptive import kept_sizes
+from capture.choice import Choice, TapConfig
+from capture.piece import Rows, cut
+from capture.schema import Flag
+
+CONFIG = TapConfig(spool=Path("unused"), model_revision="rev", tokenizer_hash="tok")
+ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(1, 4)), min_size=1, max_size=40
+)
+
+
+def rows_of(arrivals: list[tuple[int, int, int]]) -> Rows:
+    """Each arrival is (owner, position, candidates); a row's ids tell which arrival it was."""
+    steps = []
+    for number, (owner, position, width) in enumerate(arrivals):
+        ids = np.arange(width, dtype=np.int32)[None] + 10 * number
+        logprobs = np.log(np.full((1, width), 0.9 / width, np.float32))
+        steps.append(Rows(np.array([owner]), np.array([position], np.int32), ids, logprobs))
+    return Rows.joined(steps)
+
+
+@settings(deadline=None)
+@given(ARRIVALS)
+def test_pieces_hold_the_last_row_of_every_position(arrivals: list[tuple[int, int, int]]) -> None:
+    rows = rows_of(arrivals)
+    last = {(owner, position): number for number, (owner, position, _) in enumerate(arrivals)}
+
+    found = {}
+    for owner, piece in cut(rows, k_min=1, mass=0.5):
+        start = 0
+        for n, size in enumerate(piece.size_n):
+            found[owner, piece.first + n] = piece.ids_E[start : start + size].tolist()
+            start += size
+        assert start == len(piece.ids_E) == len(piece.logprobs_E)
+
+    sizes = kept_sizes(rows.logprobs_RK, k_min=1, mass=0.5)
+    assert found == {
+        key: rows.ids_RK[number, : sizes[number]].tolist() for key, number in last.items()
+    }
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1), st.integers(1, 5))
+def test_rejected_drafts_are_replaced_however_steps_are_batched(
+    steps: list[tuple[int, int]], batch: int
+) -> None:
+    """Speculative steps of 1 + drafts rows, of which the accepted drafts' rows stay."""
+    choice = Choice("x", 0, [], [], frozenset(), 1000, Flag(0), touched_at=0.0)
+    position, expected = 0, dict[int, int]()
+    made = []
+    for number, (drafts, accepted) in enumerate(steps):
+        positions = np.arange(position, position + drafts + 1, dtype=np.int32)
+        ids_RK = np.full((len(positions), 1), number, np.int32)
+        logprobs_RK = np.zeros((len(positions), 1), np.float32)
+        made.append(Rows(np.full(len(positions), choice.serial), positions, ids_RK, logprobs_RK))
+        expected.update(dict.fromkeys(positions.tolist(), number))
+        position += min(accepted, drafts) + 1
+    for start in range(0, len(made), batch):
+        for _, piece in cut(Rows.joined(made[start : start + batch]), k_min=1, mass=1.0):
+            choice.extend(piece)
+    choice.output_ids += [7] * position  # what the engine kept
+
+    row = choice.to_row(CONFIG, "2026-01-01")
+
+    assert not choice.flags
+    assert row.topk_ids.tolist() == [expected[n] for n in range(position)]
