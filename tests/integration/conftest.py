@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
@@ -24,6 +25,7 @@ class Tapped:
     url: str
     model: Path
     spool: Path
+    dtype: torch.dtype = torch.float32
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +33,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.fixture(scope="session")
-def tapped(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tapped]:
-    home = tmp_path_factory.mktemp("tapped")
+def tapped_engine(model: Path, home: Path, args: tuple[str, ...]) -> Iterator[Tapped]:
+    """Run an engine with the tap."""
     capture = CaptureConfig(spool=home / "spool", k_max=8, mass=0.9, segment_seconds=0.2)
-    spec = EngineSpec(tiny_model, "tiny", home / "engine.log", ARGS, ONE_THREAD, capture)
+    spec = EngineSpec(model, "tiny", home / "engine.log", args, ONE_THREAD, capture)
     with Engine.start(spec) as engine:
         engine.wait_ready()
-        yield Tapped(engine.url, tiny_model, capture.spool)
+        dtype = torch.bfloat16 if "bfloat16" in args else torch.float32
+        yield Tapped(engine.url, model, capture.spool, dtype)
+
+
+@pytest.fixture(scope="session")
+def tapped(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tapped]:
+    yield from tapped_engine(tiny_model, tmp_path_factory.mktemp("tapped"), ARGS)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[("--async-scheduling",), ("--no-async-scheduling", "--dtype", "bfloat16")],
+    ids=["async", "sync-bfloat16"],
+)
+def cramped(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Tapped]:
+    """An engine that has to preempt: its cache holds a few of its requests at a time."""
+    args = (*ARGS, *request.param, "--block-size", "32", "--num-gpu-blocks-override", "20")
+    yield from tapped_engine(tiny_model, tmp_path_factory.mktemp("cramped"), args)
