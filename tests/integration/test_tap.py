@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 Row = dict[str, Any]
 TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
-TIE_NATS = {torch.float32: 1e-5, torch.bfloat16: 0.15}
+TIE_NATS = {torch.float32: 1e-5, torch.bfloat16: 0.3}  # two values, each within a rounding step
 
 
 def recorded(tapped: Tapped) -> dict[str, list[Row]]:
