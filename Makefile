@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check install lock clean
+.PHONY: demo test check bench-capture install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -29,6 +29,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell gateway capture trainer quant tests README.md CHANGELOG.md CONTRIBUTING.md
+
+bench-capture: install
+	$(BIN)/python -m tests.bench.capture
 
 install: $(STAMP)
 

@@ -16,17 +16,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from capture.choice import Choice, TapConfig
 from capture.piece import Rows, cut
 from capture.rows import LogitRow
 from capture.schema import Flag
 
+Step = TypeVar("Step")
 logger = logging.getLogger(__name__)
-TICK_SECONDS = 0.02
+TICK_SECONDS = 0.05
 LINGER_SECONDS = 2.0
 IDLE_SECONDS = 10.0
 FORGET_SECONDS = 120.0
@@ -59,31 +59,29 @@ class RowSpool(Protocol):
         """Write everything taken."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recorded:
-    """One step's rows, perhaps still on their way to host memory.
-
-    Attributes:
-        load: Waits for the rows and returns them.
-        num_bytes: Their rough size.
-    """
-
-    load: Callable[[], Rows]
-    num_bytes: int
-
-
-class Recorder:
+class Recorder(Generic[Step]):
     """Assembles choices from steps and hands them to the spool.
 
     ``begin`` and ``push`` are called by the engine's thread and never block. What does not fit
     into memory is dropped, and the choices it belongs to end up flagged incomplete.
     """
 
-    def __init__(self, spool: RowSpool, config: TapConfig) -> None:
+    def __init__(
+        self, spool: RowSpool, config: TapConfig, gather: Callable[[Sequence[Step]], Rows]
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            spool: Where rows go.
+            config: The tap's settings.
+            gather: Makes rows of all steps that came since the last time, in our thread; it may
+                wait for copies from a device.
+        """
+        self._gather = gather
         self._spool = spool
         self._config = config
         self._begun: collections.deque[Choice] = collections.deque()
-        self._pending: collections.deque[Recorded] = collections.deque()
+        self._pending: collections.deque[tuple[Step, int]] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._pushed_bytes = 0  # the engine's thread counts these, ours the taken ones
         self._taken_bytes = 0
@@ -101,11 +99,11 @@ class Recorder:
             self._spool.account.start()
         self._wake.set()
 
-    def push(self, recorded: Recorded) -> None:
-        """Take one step's rows."""
+    def push(self, step: Step, num_bytes: int) -> None:
+        """Take one step; ``num_bytes`` is what it holds in memory."""
         if self._pushed_bytes - self._taken_bytes < MAX_PENDING_BYTES:
-            self._pending.append(recorded)
-            self._pushed_bytes += recorded.num_bytes
+            self._pending.append((step, num_bytes))
+            self._pushed_bytes += num_bytes
 
     def call(self, function: Callable[[], None]) -> None:
         """Let our thread call a function once it has taken every row pushed before."""
@@ -144,9 +142,9 @@ class Recorder:
         for call in calls:
             call()
 
-    def _take(self, steps: Sequence[Recorded]) -> None:
-        rows = Rows.joined([step.load() for step in steps])
-        self._taken_bytes += sum(step.num_bytes for step in steps)
+    def _take(self, steps: Sequence[tuple[Step, int]]) -> None:
+        rows = self._gather([step for step, _ in steps])
+        self._taken_bytes += sum(num_bytes for _, num_bytes in steps)
         now = time.monotonic()
         for serial, piece in cut(rows, k_min=self._config.k_min, mass=self._config.mass):
             owner = self._open.get(serial)

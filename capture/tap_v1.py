@@ -7,8 +7,9 @@ Shape suffixes: R recorded rows of a step, V vocabulary, K candidates.
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,6 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from capture.choice import Choice
 from capture.piece import Rows
-from capture.recorder import Recorded
 from capture.tapping import (
     eos_ids,
     flags_of,
@@ -28,11 +28,14 @@ from capture.tapping import (
     stop_ids,
     tag_of,
 )
-from capture.topk import candidates
+from capture.topk import Candidates, candidates
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+# On a CPU, logits of small vocabularies are copied and searched later, many steps at once: a call
+# into torch costs more than such a search. Those of large ones are not worth the copy.
+DEFERRED_VOCABULARY = 16_384
 MAX_TAGS = 4096  # tags remembered before those of finished exchanges are forgotten
 
 
@@ -53,12 +56,29 @@ class Layout:
     outputs: list[list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One engine step's recorded rows.
+
+    Attributes:
+        owner_R: Serial numbers of the rows' choices.
+        positions: Which of their tokens the rows are for.
+        rows_RV: Logits, of which the candidates are still to be selected, or
+        copy: Waits for the candidates.
+    """
+
+    owner_R: npt.NDArray[np.int64]
+    positions: list[int]
+    rows_RV: torch.Tensor | None
+    copy: Callable[[], list[npt.NDArray[Any]]] | None
+
+
 class V1Tap(LogitsProcessor):
     """Records tagged requests; rows of the batch are slots, each with the choice it holds."""
 
     def __init__(self, vllm_config: "VllmConfig") -> None:
         self._config = read_settings()
-        self._recorder = open_recorder(self._config)
+        self._recorder = open_recorder(self._config, self._gather)
         self._slots: dict[int, Choice] = {}
         self._layout: Layout | None = None
         self._tagged: dict[str, list[Choice]] = {}
@@ -105,18 +125,36 @@ class V1Tap(LogitsProcessor):
             layout = self._layout = self._lay_out(len(logits))
         if not layout.outputs:
             return logits
-        rows_RV = logits if layout.slots is None else logits[layout.slots]
-        config = self._config
-        top = candidates(rows_RV, k_min=config.k_min, k_max=config.k_max, mass=config.mass)
-        copy = start_copy(top)
-        owner_R = layout.owner_R
-        positions = list(map(len, layout.outputs))
-
-        def load() -> Rows:
-            return Rows(owner_R, np.array(positions, np.int32), *copy())
-
-        self._recorder.push(Recorded(load, num_bytes=8 * top.ids_RK.numel()))
+        owner_R, positions = layout.owner_R, list(map(len, layout.outputs))
+        if logits.is_cpu and logits.shape[1] <= DEFERRED_VOCABULARY:
+            # Later stages change the logits in place.
+            rows_RV = logits.clone() if layout.slots is None else logits[layout.slots]
+            self._recorder.push(Step(owner_R, positions, rows_RV, None), rows_RV.nbytes)
+        else:
+            rows_RV = logits if layout.slots is None else logits[layout.slots]
+            copy = start_copy(self._select(rows_RV))
+            num_bytes = 8 * len(positions) * self._config.k_max
+            self._recorder.push(Step(owner_R, positions, None, copy), num_bytes)
         return logits
+
+    def _select(self, rows_RV: torch.Tensor) -> Candidates:
+        config = self._config
+        return candidates(rows_RV, k_min=config.k_min, k_max=config.k_max, mass=config.mass)
+
+    def _gather(self, steps: Sequence[Step]) -> Rows:
+        """Make rows of steps, in the tap's thread; deferred selections are made at once."""
+        made = [
+            Rows(step.owner_R, np.array(step.positions, np.int32), *step.copy())
+            for step in steps
+            if step.copy
+        ]
+        deferred = [(step, step.rows_RV) for step in steps if step.rows_RV is not None]
+        if deferred:
+            owner_R = np.concatenate([step.owner_R for step, _ in deferred])
+            positions = [position for step, _ in deferred for position in step.positions]
+            top = self._select(torch.cat([rows_RV for _, rows_RV in deferred]))
+            made.append(Rows(owner_R, np.array(positions, np.int32), *start_copy(top)()))
+        return Rows.joined(made)
 
     def _lay_out(self, num_rows: int) -> Layout:
         slots = [slot for slot in sorted(self._slots) if slot < num_rows]

@@ -12,7 +12,7 @@ Shape suffixes: R rows of a step, V vocabulary, S slots, M longest sequence.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,6 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import (
 
 from capture.choice import Choice
 from capture.piece import Rows
-from capture.recorder import Recorded
 from capture.tapping import (
     eos_ids,
     flags_of,
@@ -77,7 +76,7 @@ class V2Tap(LogitsProcessor):
     def __init__(self, vllm_config: "VllmConfig", req_states: LogitsProcRequestState) -> None:
         self._states = req_states
         self._config = read_settings()
-        self._recorder = open_recorder(self._config)
+        self._recorder = open_recorder(self._config, _gather)
         self._eos = eos_ids(vllm_config)
         size = req_states.max_num_reqs
         none = np.zeros(size, np.int32)
@@ -150,7 +149,7 @@ class V2Tap(LogitsProcessor):
             rows = (owner_R, position_R.astype(np.int32), ids_RK, logprobs_RK)
             return Rows(*(part[is_kept_R] for part in rows))
 
-        self._recorder.push(Recorded(load, num_bytes=8 * top.ids_RK.numel()))
+        self._recorder.push(load, num_bytes=8 * top.ids_RK.numel())
         return logits
 
     def _look_at(self, slot: int) -> None:
@@ -181,6 +180,10 @@ class V2Tap(LogitsProcessor):
         """A copy, on the device, of a slot's sequence and its length."""
         states = self._states
         return [states.all_token_ids.gpu[slot].clone(), states.total_len.gpu[slot].clone()]
+
+
+def _gather(loads: Sequence[Callable[[], Rows]]) -> Rows:
+    return Rows.joined([load() for load in loads])
 
 
 def _give_tokens(

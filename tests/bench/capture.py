@@ -33,7 +33,7 @@ ARMS: Mapping[str, dict[str, Any]] = {
     "logprobs64": {"logprobs": 64},
 }
 ENGINE_ARGS = (
-    *("--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "64"),
+    *("--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "64"),
     *("--max-logprobs", "64", "--no-enable-prefix-caching"),
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}

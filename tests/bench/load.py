@@ -61,7 +61,7 @@ class Load:
         )
         gaps: list[float] = []
         counts: list[int] = []
-        connector = aiohttp.TCPConnector(limit=concurrency)
+        connector = aiohttp.TCPConnector(limit=concurrency, force_close=True)
         started = time.perf_counter()
         async with aiohttp.ClientSession(connector=connector) as session:
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from capture.choice import Choice, TapConfig
@@ -13,6 +14,7 @@ from capture.piece import Rows, cut
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS, Flag
 from capture.spool import SegmentWriter
+from capture.tap_v1 import DEFERRED_VOCABULARY
 from capture.tapping import start_copy
 from capture.topk import Candidates, candidates
 
@@ -37,20 +39,39 @@ def stages(vocabulary: int, batch: int, *, is_sharp: bool) -> dict[str, float]:
     if is_sharp:
         for scores in logits:
             scores[:, 0] = 20.0
-    keep = {"k_min": CONFIG.k_min, "k_max": CONFIG.k_max, "mass": CONFIG.mass}
-    tops = [candidates(scores, **keep) for scores in logits]
+    tops = select(logits)
     rows = assemble(tops)
     encoded = encode_logits(rows)
     with tempfile.TemporaryDirectory() as folder:
         writer = SegmentWriter(Path(folder), "logits", LOGITS, "bench")
         seconds = {
-            "select": timed(lambda: [candidates(scores, **keep) for scores in logits]),
+            "select": timed(lambda: select(logits)),
             "copy": timed(lambda: [start_copy(top)() for top in tops]),
             "cut": timed(lambda: assemble(tops)),
             "encode": timed(lambda: encode_logits(rows)),
-            "write": timed(lambda: (writer.append(encoded), writer.sync())),
+            "write": timed(lambda: write(writer, encoded)),
         }
     return {name: value / (batch * steps) * 1e6 for name, value in seconds.items()}
+
+
+def select(logits: Sequence[torch.Tensor]) -> list[Candidates]:
+    """Step by step where the vocabulary is large, all steps at once where it is small."""
+    is_deferred = logits[0].shape[1] <= DEFERRED_VOCABULARY
+    calls = [torch.cat(list(logits))] if is_deferred else logits
+    tops = [
+        candidates(scores, k_min=CONFIG.k_min, k_max=CONFIG.k_max, mass=CONFIG.mass)
+        for scores in calls
+    ]
+    if not is_deferred:
+        return tops
+    parts = zip(*(torch.split(part, len(logits[0])) for part in tops[0]), strict=True)  # type: ignore[no-untyped-call]
+    return [Candidates(*part) for part in parts]
+
+
+def write(writer: SegmentWriter, batch: pa.RecordBatch) -> None:
+    """Append and sync."""
+    writer.append(batch)
+    writer.sync()
 
 
 def assemble(tops: Sequence[Candidates]) -> list[LogitRow]:

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from capture import recorder
 from capture.choice import Choice, TapConfig
 from capture.piece import Rows
-from capture.recorder import Recorded, Recorder
+from capture.recorder import Recorder
 from capture.rows import LogitRow
 from capture.schema import Flag
 
@@ -63,14 +64,13 @@ def step(owners: list[Choice], *top: int) -> Rows:
     )
 
 
-def push(tap: Recorder, owners: list[Choice], *top: int) -> None:
-    made = step(owners, *top)
-    tap.push(Recorded(lambda: made, num_bytes=16))
+def push(tap: Recorder[Rows], owners: list[Choice], *top: int) -> None:
+    tap.push(step(owners, *top), num_bytes=16)
 
 
 def test_a_choice_is_written_when_its_stop_token_comes() -> None:
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     one = choice(output)
     tap.begin(one)
     for token in (5, 6, STOP):
@@ -89,7 +89,7 @@ def test_a_choice_is_written_when_its_stop_token_comes() -> None:
 
 def test_the_last_row_of_a_position_counts() -> None:
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     one = choice(output, max_tokens=1)
     tap.begin(one)
     push(tap, [one], 50)  # of a partly prefilled prompt; its sample is discarded
@@ -104,7 +104,7 @@ def test_the_last_row_of_a_position_counts() -> None:
 def test_rows_of_one_step_go_to_their_owners() -> None:
     spool = Kept()
     outputs: list[list[int]] = [[], []]
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     owners = [choice(output, max_tokens=2) for output in outputs]
     for one in owners:
         tap.begin(one)
@@ -126,7 +126,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 ) -> None:
     monkeypatch.setattr(recorder, "LINGER_SECONDS", 0.1)
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     one = choice(output)
     one.is_scheduled = False
     tap.begin(one)
@@ -144,7 +144,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 
 def test_a_missing_step_flags_the_choice() -> None:
     spool = Kept()
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     one = choice([], max_tokens=3)
     tap.begin(one)
     push(tap, [one], 5)
@@ -157,7 +157,7 @@ def test_a_missing_step_flags_the_choice() -> None:
 
 def test_a_choice_without_a_row_is_counted_as_dropped() -> None:
     spool = Kept()
-    tap = Recorder(spool, CONFIG)
+    tap = Recorder(spool, CONFIG, Rows.joined)
     tap.begin(choice([]))
     tap.close()
 
@@ -167,18 +167,16 @@ def test_a_choice_without_a_row_is_counted_as_dropped() -> None:
 def test_more_than_the_bound_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MAX_PENDING_BYTES", 32)
     spool, blocked = Kept(), threading.Event()
-    tap = Recorder(spool, CONFIG)
+
+    def gather(steps: Sequence[Rows]) -> Rows:
+        blocked.wait(5)
+        return Rows.joined(steps)
+
+    tap = Recorder(spool, CONFIG, gather)
     one = choice([], max_tokens=50)
     tap.begin(one)
-
     for _ in range(6):
-        made = step([one], 1)
-
-        def load(made: Rows = made) -> Rows:
-            blocked.wait(5)
-            return made
-
-        tap.push(Recorded(load, num_bytes=16))
+        push(tap, [one], 1)
         one.output_ids.append(1)
     blocked.set()
     tap.close()
@@ -190,20 +188,43 @@ def test_choices_that_hold_too_much_are_cut_short(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(recorder, "MAX_HELD_BYTES", 1)
     monkeypatch.setattr(recorder, "TICK_SECONDS", 0.001)
     spool, taken = Kept(), threading.Semaphore(0)
-    tap = Recorder(spool, CONFIG)
+
+    def gather(steps: Sequence[Rows]) -> Rows:
+        taken.release()
+        return Rows.joined(steps)
+
+    tap = Recorder(spool, CONFIG, gather)
     one = choice([], max_tokens=50)
     tap.begin(one)
     for _ in range(2):
-        made = step([one], 1)
-
-        def load(made: Rows = made) -> Rows:
-            taken.release()
-            return made
-
-        tap.push(Recorded(load, num_bytes=16))
+        push(tap, [one], 1)
         assert taken.acquire(timeout=5)
         one.output_ids.append(1)
     tap.close()
 
     assert len(spool.rows[-1].completion_ids) == 1
     assert spool.rows[-1].flags & Flag.INCOMPLETE
+
+
+def test_a_step_that_cannot_be_recorded_does_not_end_the_tap() -> None:
+    def gather(steps: Sequence[Rows]) -> Rows:
+        if any((rows.ids_RK == 66).any() for rows in steps):
+            raise ValueError("broken")
+        return Rows.joined(steps)
+
+    spool = Kept()
+    tap = Recorder(spool, CONFIG, gather)
+    broken, one = choice([], max_tokens=1), choice([], max_tokens=1)
+    tap.begin(broken)
+    push(tap, [broken], 66)
+    broken.output_ids.append(66)
+    while tap._pending:
+        threading.Event().wait(0.001)
+    tap.begin(one)
+    push(tap, [one], 7)
+    one.output_ids.append(7)
+    assert spool.arrived.acquire(timeout=5)
+    tap.close()
+
+    assert [row.completion_ids.tolist() for row in spool.rows] == [[7]]
+    assert spool.account.dropped == ["empty"]
