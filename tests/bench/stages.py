@@ -64,7 +64,7 @@ def select(logits: Sequence[torch.Tensor]) -> list[Candidates]:
     ]
     if not is_deferred:
         return tops
-    parts = zip(*(torch.split(part, len(logits[0])) for part in tops[0]), strict=True)  # type: ignore[no-untyped-call]
+    parts = zip(*(torch.split(part, len(logits[0])) for part in tops[0]), strict=True)
     return [Candidates(*part) for part in parts]
 
 
