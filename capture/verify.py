@@ -25,7 +25,7 @@ COMPLETENESS = """
 with asked as (
     select exchange_id, coalesce(len(response_text), 1) as choices,
         coalesce(completion_tokens, 0) as tokens
-    from exchanges where status = 'completed' and capture <> 'off'
+    from exchanges where status = 'completed' and capture in ('tap', 'wire')
 ),
 found as (
     select exchange_id, count(*) as choices, sum(len(completion_ids)) as tokens
