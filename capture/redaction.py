@@ -151,8 +151,10 @@ class Redactor:
 
     def __init__(self, config: RedactConfig) -> None:
         own = {name: _matches(re.compile(pattern)) for name, pattern in config.patterns.items()}
-        built_in = {name: find for name, find in BUILT_IN.items() if name in config.enabled}
-        self._finders: dict[str, Finder] = {**own, **built_in}
+        built_in: dict[str, Finder] = {
+            name: find for name, find in BUILT_IN.items() if name in config.enabled
+        }
+        self._finders = {**own, **built_in}
         names = "|".join(sorted({*BUILT_IN, *own}))
         self._placeholder = re.compile(rf"(\[redacted:(?:{names})\])")
         self.is_active = bool(self._finders)
