@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from capture.commands import log_app
 from capture.errors import ConfigError, LogError
+from capture.export import Format, export
 from capture.log import Log
 from tests.capture.test_lineage import write_model
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
@@ -250,3 +251,11 @@ def test_a_watch_commits_once_more_when_it_is_ended(home: Path) -> None:
 
     rows = Log(home / "log").connect().sql("select exchange_id from exchanges").fetchall()
     assert sorted(rows) == [("a",), ("b",), ("first",), ("last",)]
+
+
+def test_an_export_of_erased_rows_is_refused(home: Path) -> None:
+    snapshot = Log(home / "log").snapshot()
+    document(home, "erase", "--exchange", "a")
+    with pytest.raises(LogError, match="expected 2"):
+        export(snapshot, home / "out.jsonl", Format.JSONL, lambda _: None)
+    assert not (home / "out.jsonl").exists()
