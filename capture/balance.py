@@ -1,6 +1,7 @@
 """What became of the rows that began: ``started = committed + dropped + in_flight``."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from capture.account import Counts
@@ -42,6 +43,7 @@ class Evidence:
         waiting: Rows of it in segments not yet committed.
         is_alive: Whether it still runs.
         is_damaged: Whether a segment of it was set aside.
+        kept_out: Rows of it that a commit kept out of the table, by reason.
     """
 
     counts: Counts
@@ -49,19 +51,26 @@ class Evidence:
     waiting: int
     is_alive: bool
     is_damaged: bool
+    kept_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def found(self) -> int:
+        """Rows it wrote of which we know what became of them."""
+        return self.committed + self.waiting + sum(self.kept_out.values())
 
     @property
     def lost(self) -> int:
         """Rows it wrote that are nowhere now."""
-        return max(0, self.counts.written - self.committed - self.waiting)
+        return max(0, self.counts.written - self.found)
 
     def balance(self) -> Balance:
         """What became of its rows; a dead writer's unfinished ones were killed with it."""
         dropped = Counter(self.counts.dropped)
         # A writer that was killed may have written more than it had time to count.
-        written = max(self.counts.written, self.committed + self.waiting)
+        written = max(self.counts.written, self.found)
         started = max(self.counts.started, written + dropped.total())
         unfinished = started - written - dropped.total()
+        dropped.update(self.kept_out)
         if self.is_damaged and self.lost:
             dropped["damaged"] += self.lost
         if self.is_alive:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -20,14 +21,17 @@ from rich.progress import (
 )
 
 from capture import distributions, rewrite
+from capture import erasure as erasing
 from capture import export as exporting
 from capture import statistics as counting
 from capture import verify as verifying
 from capture.commit import Committer
 from capture.config import CaptureConfig, load
 from capture.errors import ConfigError, LogError
+from capture.lineage import BESIDE_CONFIG
 from capture.log import Log, query_only
 from capture.rendering import as_csv, as_json, print_exchange, print_fields, print_rows
+from capture.selection import Selection, parse_moment
 
 DEFAULTS = (Path("retort.toml"), Path("demo/retort.toml"))
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -117,7 +121,8 @@ def commit(
         return
     with _busy("committing"):
         report = Committer(settings).commit()
-    _print(asdict(report), json=json)
+        expired = Committer(settings).expire()
+    _print({**asdict(report), "expired": expired.rows}, json=json)
 
 
 @log_app.command()
@@ -130,17 +135,42 @@ def compact(config: Config = None, *, json: AsJson = False) -> None:
 
 
 @log_app.command()
-def erase(
-    where: Annotated[str, typer.Option("--where", help="SQL filter over `exchanges`.")],
+def erase(  # noqa: PLR0913  one option each
     config: Config = None,
     *,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Exchanges of a tenant.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Requests with this `user`.")] = None,
+    exchange: Annotated[
+        list[str] | None, typer.Option("--exchange", help="One exchange, by id; may be repeated.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--before", help="Begun before: 2026-01-31, or 30d ago.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="SQL filter over `exchanges`.")
+    ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option("--models", help="Look here for what was made from the rows; repeatable."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Erase exchanges and their distributions for good; older snapshots become unreadable."""
-    settings = _settings(config)
+    """Erase exchanges and their distributions for good; with several options, all must hold.
+
+    Older snapshots become unreadable. Names the snapshots, checkpoints and bundles that were made
+    from what is erased.
+    """
+    moment = None if before is None else parse_moment(before, datetime.now(UTC))
+    selection = Selection(where, tenant, user, exchange or (), moment)
+    if selection.is_everything:
+        raise ConfigError(
+            "nothing says what to erase; give --tenant, --user, --exchange, --before or --where"
+        )
+    path = _config_path(config)
+    beside = [path.resolve().parent / name for name in BESIDE_CONFIG]
     with _busy("erasing"):
-        done = rewrite.erase(settings, where)
-    _print(asdict(done), json=json)
+        done = erasing.erase(load(path), selection, models or beside)
+    _print(done.document(), json=json)
 
 
 @log_app.command()
@@ -166,11 +196,15 @@ def export(
 
 def _settings(config: Path | None) -> CaptureConfig:
     """Read the configuration given, or the first of the default ones."""
+    return load(_config_path(config))
+
+
+def _config_path(config: Path | None) -> Path:
     if config is not None:
-        return load(config)
+        return config
     for path in DEFAULTS:
         if path.exists():
-            return load(path)
+            return path
     looked = " nor ".join(f"./{path}" for path in DEFAULTS)
     raise ConfigError(f"neither {looked} is here; give the configuration with -c")
 

@@ -9,8 +9,10 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,8 +31,11 @@ from capture.delta import (
     write_file,
 )
 from capture.errors import CaptureError, SpoolError
+from capture.forgotten import log_lock
 from capture.locks import locked
+from capture.retention import Expired, expire
 from capture.schema import TABLES
+from capture.sieve import Sieve, retract
 from capture.spool import BAD, CLOSED, OPEN, Segment, quarantine, read_segment, recover, segments
 
 GROUP_BYTES = 256 * 1024 * 1024
@@ -39,12 +44,18 @@ COMMIT_LOCK, INTENT = "committer.lock", ".intent"
 logger = logging.getLogger(__name__)
 
 
+def today_utc() -> date:
+    """The day, as rows name it."""
+    return datetime.now(UTC).date()
+
+
 @dataclass(slots=True)
 class CommitReport:
     """What one commit did.
 
     Attributes:
         rows: Rows added, by table.
+        dropped: Rows that must not be in the log, by reason.
         segments: Segments whose rows are in the log now.
         files: Parquet files added, ``num_bytes`` in all.
         recovered: Segments of dead writers that were closed for them.
@@ -52,6 +63,7 @@ class CommitReport:
     """
 
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+    dropped: dict[str, int] = field(default_factory=dict)
     segments: int = 0
     files: int = 0
     num_bytes: int = 0
@@ -59,11 +71,29 @@ class CommitReport:
     quarantined: int = 0
 
 
+@dataclass(slots=True)
+class Sifted:
+    """Rows of some segments, those that may be in the log apart from those that may not.
+
+    Attributes:
+        rows: Those that may.
+        num_rows: How many there were.
+        segments: How many of each segment may, by writer and sequence.
+        dropped: How many may not, by reason and writer.
+    """
+
+    rows: pa.Table
+    num_rows: int = 0
+    segments: dict[str, dict[int, int]] = field(default_factory=dict)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+
+
 class Committer:
     """Commits one spool to one log; several may run, they take turns."""
 
-    def __init__(self, config: CaptureConfig) -> None:
+    def __init__(self, config: CaptureConfig, today: Callable[[], date] = today_utc) -> None:
         self._config = config
+        self._today = today
 
     def commit(self) -> CommitReport:
         """Commit every closed segment.
@@ -74,7 +104,7 @@ class Committer:
         spool, report = self._config.spool, CommitReport()
         if not spool.is_dir():
             return report
-        with store_errors(spool), locked(spool / COMMIT_LOCK):
+        with store_errors(spool), locked(spool / COMMIT_LOCK), log_lock(self._config.log):
             report.recovered = recover(spool)
             for table in TABLES:
                 self._clear_interrupted(table)
@@ -83,13 +113,27 @@ class Committer:
             report.quarantined = len(list(spool.glob(f"*{BAD}")))
         return report
 
+    def expire(self) -> Expired:
+        """Erase the days that the configuration keeps no longer.
+
+        Raises:
+            LogError: If the store fails; the next call goes on from there.
+        """
+        return expire(self._config, self._today())
+
     def watch(self, stop: threading.Event) -> None:
-        """Commit again and again until told to stop, then once more; wait for a failing store."""
-        failures = 0
+        """Commit again and again until told to stop, then once more; wait for a failing store.
+
+        What is too old goes at the start, and whenever a new day begins.
+        """
+        failures, expired_on = 0, None
         while True:
-            is_last = stop.is_set()
+            is_last, today = stop.is_set(), self._today()
             try:
                 self.commit()
+                if expired_on != today:
+                    self.expire()
+                    expired_on = today
                 failures = 0
             except CaptureError as error:
                 failures += 1
@@ -137,18 +181,17 @@ class Committer:
     def _commit_group(self, table: str, paths: list[Path], report: CommitReport) -> None:
         """Add the rows of some segments in one transaction, then unlink the segments."""
         read = [(path, segment) for path in paths if (segment := _read(path, table))]
-        rows = pa.Table.from_batches(
-            [batch for _, segment in read for batch in segment.batches], TABLES[table]
-        )
-        if rows.num_rows:
-            files = self._write_files(table, rows)
-            counts: dict[str, dict[int, int]] = {}
-            for _, segment in read:
-                counts.setdefault(segment.name.writer, {})[segment.name.sequence] = segment.num_rows
-            folder = self._config.log / table
-            apply(folder, ensure_table(self._config.log, table), Change(files, segments=counts))
+        sifted = self._sift(table, [segment for _, segment in read])
+        if sifted.num_rows:
+            if table == "exchanges":
+                retract(self._config.log, sifted.rows)
+            files = self._write_files(table, sifted.rows)
+            change = Change(files, segments=sifted.segments, dropped=sifted.dropped)
+            apply(self._config.log / table, ensure_table(self._config.log, table), change)
             _intent(self._config.spool, table).unlink()
-            report.rows[table] += rows.num_rows
+            report.rows[table] += sifted.rows.num_rows
+            for reason, counts in sifted.dropped.items():
+                report.dropped[reason] = report.dropped.get(reason, 0) + sum(counts.values())
             report.files += len(files)
             report.num_bytes += sum(file.num_bytes for file in files)
         for path, segment in read:
@@ -158,6 +201,23 @@ class Committer:
                 logger.warning("%s: damaged after row %d; set aside", path, segment.num_rows)
                 quarantine(path)
         report.segments += len(read)
+
+    def _sift(self, table: str, read: Sequence[Segment]) -> "Sifted":
+        """Part the rows that may be in the log from those that may not."""
+        sieve = Sieve(self._config.log, table, self._config.spool)
+        sifted = Sifted(TABLES[table].empty_table())
+        kept = [sifted.rows]
+        for segment in read:
+            rows, dropped = sieve.sift(pa.Table.from_batches(segment.batches, TABLES[table]))
+            kept.append(rows)
+            writer = segment.name.writer
+            sifted.num_rows += segment.num_rows
+            sifted.segments.setdefault(writer, {})[segment.name.sequence] = rows.num_rows
+            for reason, count in dropped.items():
+                counts = sifted.dropped.setdefault(reason, Counter())
+                counts[writer] += count
+        sifted.rows = pa.concat_tables(kept)
+        return sifted
 
     def _write_files(self, table: str, rows: pa.Table) -> list[DataFile]:
         """Write a file per day, their names put down first."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from capture.errors import ConfigError
+from capture.redaction import RedactConfig
 
 Table = TypeVar("Table", bound=BaseModel)
 
@@ -24,6 +25,8 @@ class CaptureConfig(BaseModel):
         segment_bytes: Size at which a segment is closed and may be committed.
         segment_seconds: Age at which a segment is closed and may be committed.
         commit_seconds: Pause between two commits of ``retort log commit --watch``.
+        retention_days: Days that rows are kept, in whole days of UTC; None keeps them for good.
+        redact: What is replaced in a text before it is written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +40,8 @@ class CaptureConfig(BaseModel):
     segment_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
     segment_seconds: Annotated[float, Field(gt=0)] = 5.0
     commit_seconds: Annotated[float, Field(gt=0)] = 5.0
+    retention_days: Annotated[int, Field(ge=1)] | None = None
+    redact: RedactConfig = RedactConfig()
 
     @model_validator(mode="after")
     def _order(self) -> "CaptureConfig":

@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
 
-ROWS, ERASED = "retort_rows", "retort_erased"
+ROWS, DROPPED = "retort_rows", "retort_dropped"
+ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -116,13 +118,17 @@ class Change:
         added: Files that count from now on.
         removed: Files that do not any more; they stay on the disk until a vacuum.
         segments: Rows of each segment whose rows are added, by writer and sequence.
+        dropped: Rows of these segments that are not added, by reason and writer.
         num_erased: Rows that go for good.
+        num_withdrawn: Rows that go because they should never have been added.
     """
 
     added: Sequence[DataFile] = ()
     removed: Sequence[DataFile] = ()
     segments: Mapping[str, Mapping[int, int]] | None = None
+    dropped: Mapping[str, Mapping[str, int]] | None = None
     num_erased: int = 0
+    num_withdrawn: int = 0
 
 
 def apply(folder: Path, table: DeltaTable, change: Change) -> None:
@@ -134,7 +140,7 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
     """
     segments = change.segments or {}
     now = int(time.time() * 1000)
-    changes_data = bool(segments) or change.num_erased > 0
+    changes_data = bool(segments) or change.num_erased + change.num_withdrawn > 0
     actions: list[AddAction | RemoveAction] = [
         RemoveAction(file.path, changes_data, now, file.num_bytes, {"day": file.day})
         for file in change.removed
@@ -143,14 +149,8 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         stats = json.dumps({"numRecords": file.num_rows})
         day = {"day": file.day}
         actions.append(AddAction(file.path, file.num_bytes, day, now, changes_data, stats))
-    metadata: dict[str, object] = {ERASED: change.num_erased} if change.num_erased else {}
-    if segments:
-        metadata[ROWS] = {
-            writer: {str(sequence): rows for sequence, rows in counts.items()}
-            for writer, counts in segments.items()
-        }
     properties = CommitProperties(
-        custom_metadata=metadata,
+        custom_metadata=_metadata(change),
         app_transactions=[Transaction(writer, max(counts)) for writer, counts in segments.items()],
     )
     with store_errors(folder):
@@ -158,6 +158,21 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
             actions, "append", table.schema(), ["day"], commit_properties=properties
         )
         _sync_since(folder / "_delta_log", table.version())
+
+
+def _metadata(change: Change) -> dict[str, object]:
+    """What the history tells of a change, beside its files."""
+    rows = {
+        writer: {str(sequence): count for sequence, count in counts.items()}
+        for writer, counts in (change.segments or {}).items()
+    }
+    told: dict[str, object] = {
+        ROWS: rows,
+        DROPPED: change.dropped,
+        ERASED: change.num_erased,
+        WITHDRAWN: change.num_withdrawn,
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 def committed_rows(table: DeltaTable) -> dict[str, int]:
@@ -169,9 +184,24 @@ def committed_rows(table: DeltaTable) -> dict[str, int]:
     return totals
 
 
+def dropped_rows(table: DeltaTable) -> dict[str, Counter[str]]:
+    """Rows that a commit kept out of the table, by writer and reason, as the history tells it."""
+    totals: dict[str, Counter[str]] = {}
+    for entry in table.history():
+        for reason, counts in entry.get(DROPPED, {}).items():
+            for writer, rows in counts.items():
+                totals.setdefault(writer, Counter())[reason] += rows
+    return totals
+
+
 def erased_rows(table: DeltaTable) -> int:
     """Rows ever erased, as the history tells it."""
     return sum(int(entry.get(ERASED, 0)) for entry in table.history())
+
+
+def withdrawn_rows(table: DeltaTable) -> int:
+    """Rows taken back because they should never have been added, as the history tells it."""
+    return sum(int(entry.get(WITHDRAWN, 0)) for entry in table.history())
 
 
 def _sync_since(log: Path, version: int) -> None:

@@ -19,6 +19,7 @@ from capture.revision import model_revision, tokenizer_hash
 
 SERVER = "vllm.entrypoints.openai.api_server"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+NOT_THE_TAPS = {"log", "spool", "commit_seconds", "retention_days", "redact"}
 START_TIMEOUT_SECONDS = 600.0
 DRAIN_SECONDS = 5  # an engine that is asked to end finishes what is under way for so long
 
@@ -57,7 +58,7 @@ class EngineSpec:
         if not self.capture:
             return {**QUIET, **self.env}
         tap = {
-            **self.capture.model_dump(mode="json", exclude={"log", "spool", "commit_seconds"}),
+            **self.capture.model_dump(mode="json", exclude=NOT_THE_TAPS),
             "model_revision": model_revision(self.model),
             "tokenizer_hash": tokenizer_hash(self.model),
         }

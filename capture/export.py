@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capture.delta import store_errors
+from capture.errors import LogError
 from capture.log import Log, Snapshot
 
 ROWS_PER_BATCH = 4096
@@ -33,17 +34,30 @@ def export(
         on_rows: Told the number of rows of each batch written.
 
     Raises:
-        LogError: If the log cannot be read or the file not written.
+        LogError: If the log cannot be read, rows of it were erased meanwhile, or the file cannot
+            be written.
     """
+    num_rows = 0
+
+    def count(rows: int) -> None:
+        nonlocal num_rows
+        num_rows += rows
+        on_rows(rows)
+
     temporary = path.with_name(f".{path.name}.tmp")
     sql = f"select * from examples where (\n{snapshot.where}\n)"  # noqa: S608  as snapshotted
     with Log(snapshot.log).connect(snapshot) as connection, store_errors(path):
         reader = connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
         try:
             if file_format is Format.JSONL:
-                _write_jsonl(temporary, reader, on_rows)
+                _write_jsonl(temporary, reader, count)
             else:
-                _write_parquet(temporary, reader, on_rows)
+                _write_parquet(temporary, reader, count)
+            if num_rows != snapshot.num_rows:
+                raise LogError(
+                    f"{snapshot.log}: {num_rows} rows, expected {snapshot.num_rows}: some were "
+                    "erased meanwhile; export again"
+                )
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
 from pydantic import BaseModel, ConfigDict
 
 from capture.delta import open_table, store_errors
@@ -62,8 +63,9 @@ class Log:
     def connect(self, snapshot: Snapshot | None = None) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with the views ``exchanges``, ``logits``, ``examples`` and ``tokens``.
 
-        The tables stay as they were at this moment, or at the snapshot. Close the connection,
-        or use it as a context.
+        The tables stay as they were at this moment, or at the snapshot, less the files that
+        erasure or retention removed since: compare a snapshot's digest, as ``read`` does. Close
+        the connection, or use it as a context.
 
         Raises:
             LogError: If the snapshot's versions have been erased, or the store fails.
@@ -76,6 +78,8 @@ class Log:
             table = None if version is None else open_table(self.folder, name, version)
             with store_errors(self.folder):
                 found = schema.empty_table() if table is None else table.to_pyarrow_dataset()
+                if snapshot and table is not None:
+                    found = _still_there(found, self.folder / name)
             connection.register(name, found)
         create_views(connection)
         return connection
@@ -152,6 +156,15 @@ def query_only(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return query(connection, sql)
+
+
+def _still_there(dataset: ds.FileSystemDataset, folder: Path) -> ds.FileSystemDataset:
+    """The part of a table whose files have not been removed."""
+    fragments = list(dataset.get_fragments())
+    kept = [fragment for fragment in fragments if (folder / fragment.path).exists()]
+    if len(kept) == len(fragments):
+        return dataset
+    return ds.FileSystemDataset(kept, dataset.schema, dataset.format, dataset.filesystem)
 
 
 def _digest(keys: pa.Table) -> str:

@@ -37,7 +37,7 @@ EXCHANGES = pa.schema(
         ("completion_tokens", pa.int32()),
         ("ttft_ms", pa.float32()),
         ("duration_ms", pa.float32()),
-        ("capture", pa.string()),  # tap | wire | off
+        ("capture", pa.string()),  # tap | wire | off | redacted: recorded, but not kept
         ("pair_id", pa.string()),  # the exchange that a shadow row mirrors
         ("schema_version", pa.int16()),
     ]

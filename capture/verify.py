@@ -5,7 +5,7 @@ found in the spool's segments, and the Delta tables with the history of their tr
 """
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +15,26 @@ from capture.account import Counts, read_counts
 from capture.balance import Balance, Evidence
 from capture.commit import intended_files
 from capture.config import CaptureConfig
-from capture.delta import active_files, committed_rows, erased_rows, open_table, store_errors
+from capture.delta import (
+    active_files,
+    committed_rows,
+    dropped_rows,
+    erased_rows,
+    open_table,
+    store_errors,
+    withdrawn_rows,
+)
 from capture.errors import SpoolError
 from capture.log import Log, query
 from capture.schema import TABLES
+from capture.sieve import REDACTED
 from capture.spool import BAD, CLOSED, OPEN, living_writers, read_segment, segments
 
 COMPLETENESS = """
 with asked as (
     select exchange_id, coalesce(len(response_text), 1) as choices,
         coalesce(completion_tokens, 0) as tokens
-    from exchanges where status = 'completed' and capture <> 'off'
+    from exchanges where status = 'completed' and capture in ('tap', 'wire')
 ),
 found as (
     select exchange_id, count(*) as choices, sum(len(completion_ids)) as tokens
@@ -127,10 +136,15 @@ def _check_balance(config: CaptureConfig, name: str, found: Verification) -> Non
         return
     kept = sum(file.num_rows for file in active_files(delta))
     erased = erased_rows(delta)
-    if kept + erased != total.committed:
+    withdrawn = withdrawn_rows(delta)
+    if kept + erased + withdrawn != total.committed:
         found.problems.append(
-            f"{name}: {kept} rows and {erased} erased, expected {total.committed} in all"
+            f"{name}: {kept} rows and {erased + withdrawn} erased, "
+            f"expected {total.committed} in all"
         )
+    if withdrawn:
+        total.committed -= withdrawn
+        total.dropped[REDACTED] += withdrawn
     found.orphan_files += len(_orphans(config, name))
 
 
@@ -148,8 +162,9 @@ def _gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTabl
     damaged = {bad.writer for bad, _ in segments(config.spool, BAD) if bad.table == name}
     delta = open_table(config.log, name)
     committed = committed_rows(delta) if delta else {}
+    kept_out = dropped_rows(delta) if delta else {}
     evidence = []
-    for writer in sorted(accounts.keys() | spooled.keys() | committed.keys()):
+    for writer in sorted(accounts.keys() | spooled.keys() | committed.keys() | kept_out.keys()):
         covered = (delta.transaction_version(writer) or 0) if delta else 0
         evidence.append(
             Evidence(
@@ -158,6 +173,7 @@ def _gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTabl
                 waiting=sum(n for sequence, n in spooled[writer].items() if sequence > covered),
                 is_alive=(name, writer) in alive,
                 is_damaged=writer in damaged,
+                kept_out=kept_out.get(writer, Counter()),
             )
         )
     return evidence, delta

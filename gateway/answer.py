@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 Json = dict[str, object]
+HIDDEN = ("reasoning", "reasoning_content", "refusal")
 
 
 @dataclass(slots=True)
@@ -17,6 +18,7 @@ class Choice:
     """One completion as it was sent."""
 
     text: list[str] = field(default_factory=list)
+    hidden: dict[str, list[str]] = field(default_factory=dict)
     tool_calls: list[object] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -50,10 +52,22 @@ class Answer:
         return [self.choices[index].finish_reason for index in sorted(self.choices)]
 
     @property
+    def hidden_texts(self) -> list[str]:
+        """What was generated beside the text, such as reasoning; the log does not keep it."""
+        return [
+            "".join(part) for choice in self.choices.values() for part in choice.hidden.values()
+        ]
+
+    @property
+    def calls(self) -> list[list[object]]:
+        """Tool calls of each choice, in order; empty without any."""
+        calls = [self.choices[index].tool_calls for index in sorted(self.choices)]
+        return calls if any(calls) else []
+
+    @property
     def tool_calls(self) -> str | None:
         """Tool calls of all choices as JSON, None without any."""
-        calls = [self.choices[index].tool_calls for index in sorted(self.choices)]
-        return orjson.dumps(calls).decode() if any(calls) else None
+        return orjson.dumps(self.calls).decode() if self.calls else None
 
 
 def read_answer(chunks: Sequence[bytes], *, stream: bool) -> Answer:
@@ -101,7 +115,31 @@ def _add_choice(answer: Answer, item: Json) -> None:
         text = content.get("content") or content.get("text")
         if isinstance(text, str):
             choice.text.append(text)
-        choice.tool_calls += content.get("tool_calls") or []
+        for name in HIDDEN:
+            part = content.get(name)
+            if isinstance(part, str):
+                choice.hidden.setdefault(name, []).append(part)
+        for call in content.get("tool_calls") or ():
+            _add_call(choice.tool_calls, call)
     reason = item.get("finish_reason")
     if isinstance(reason, str):
         choice.finish_reason = reason
+
+
+def _add_call(calls: list[object], part: object) -> None:
+    """Take one tool call, or the next piece of one that is streamed."""
+    begun = next((call for call in calls if _is_same_call(call, part)), None)
+    if not isinstance(begun, dict) or not isinstance(part, dict):
+        calls.append(part)
+        return
+    function, more = begun.get("function"), part.get("function")
+    if isinstance(function, dict) and isinstance(more, dict):
+        joined = f"{function.get('arguments') or ''}{more.get('arguments') or ''}"
+        named = {key: value for key, value in more.items() if value and key != "arguments"}
+        begun["function"] = {**function, **named, "arguments": joined}
+
+
+def _is_same_call(call: object, part: object) -> bool:
+    if not isinstance(call, dict) or not isinstance(part, dict):
+        return False
+    return isinstance(part.get("index"), int) and call.get("index") == part["index"]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from gateway.guards import Guards
+from gateway.privacy import Policy
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -57,8 +58,9 @@ class RouteConfig(BaseModel):
     Attributes:
         model: Folder of the model to serve in an engine of our own.
         url: Address of an engine that runs elsewhere, instead of ``model``.
-        capture: ``tap`` records every answer's distributions, ``off`` none; an engine at ``url``
-            must have been started with the tap.
+        capture: ``full`` keeps every exchange's text and distributions (an engine at ``url`` must
+            have been started with the tap), ``text`` only its text, ``off`` neither: only when
+            it was, how long it took and how it ended. A request can ask for less.
         promise: When an exchange's row is safe, relative to the client's last byte.
     """
 
@@ -66,7 +68,7 @@ class RouteConfig(BaseModel):
 
     model: Path | None = None
     url: str | None = None
-    capture: Literal["tap", "off"] = "tap"
+    capture: Policy = "full"
     promise: Literal["durable", "strict", "best_effort"] = "durable"
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()

@@ -65,7 +65,7 @@ class RolloutDriver:
     async def _resume_route(self, name: str) -> None:
         config = self._serving.config.routes[name]
         live = await asyncio.to_thread(self._store.live, name)
-        captured = config.capture == "tap"
+        captured = config.capture == "full"
         if live is not None:
             incumbent = await self._start_bundle(live.rollout)
         elif config.model is not None:

@@ -6,17 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
-import orjson
 import pyarrow as pa
 
 from capture.rows import ExchangeRow, encode_exchanges
 from gateway.answer import Answer, Json, read_answer
+from gateway.privacy import Keeping, KeptText
 from gateway.routing import Deployment, Role
-
-PARAMS = (
-    *("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "n", "seed"),
-    *("stop", "frequency_penalty", "presence_penalty", "response_format", "tool_choice"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +41,10 @@ class Exchange:
 
     Attributes:
         exchange_id: Unique; the tap's rows carry it too.
-        capture: ``tap`` if the engine was asked to record this exchange, else ``off``.
+        capture: ``tap`` if the engine was asked to record this exchange, else ``off``; the row
+            says ``redacted`` where what was recorded must not be kept.
         pair_id: The exchange that a shadow mirrors.
+        keeping: What of it may be written.
         chunks: The answer's bytes as they came.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
@@ -62,6 +59,7 @@ class Exchange:
     role: Role
     capture: str = "off"
     pair_id: str | None = None
+    keeping: Keeping = field(default_factory=Keeping)
     chunks: list[bytes] = field(default_factory=list)
     http_status: int | None = None
     error_type: str | None = None
@@ -103,7 +101,7 @@ class Exchange:
     def to_row(self) -> ExchangeRow:
         """The exchange as the log keeps it."""
         answer, ttft = self.answer, self.ttft_seconds
-        params = {key: self.request.parsed[key] for key in PARAMS if key in self.request.parsed}
+        text = self.keeping.text(self.request.body, self.request.parsed, answer)
         return ExchangeRow(
             exchange_id=self.exchange_id,
             day=self.started_at.strftime("%Y-%m-%d"),
@@ -117,10 +115,10 @@ class Exchange:
             key_id=None,
             endpoint=self.request.endpoint,
             stream=self.request.stream,
-            request=self.request.body.decode("utf-8", errors="replace"),
-            response_text=answer.texts,
-            tool_calls=answer.tool_calls,
-            params=orjson.dumps(params).decode(),
+            request=text.request,
+            response_text=text.response_text,
+            tool_calls=text.tool_calls,
+            params=text.params,
             finish_reason=answer.finish_reasons,
             status=self.status,
             http_status=self.http_status,
@@ -129,9 +127,18 @@ class Exchange:
             completion_tokens=answer.completion_tokens,
             ttft_ms=None if ttft is None else ttft * 1e3,
             duration_ms=self.duration_seconds * 1e3,
-            capture=self.capture,
+            capture="redacted" if self._is_withheld(text) else self.capture,
             pair_id=self.pair_id,
         )
+
+    def _is_withheld(self, text: KeptText) -> bool:
+        """Whether the recorded distributions must go: their ids spell what was redacted.
+
+        Where something is redacted at all, so must those of an answer that we did not see whole.
+        """
+        if self.capture != "tap" or not self.keeping.redactor.is_active:
+            return False
+        return text.is_redacted or self.status != "completed"
 
 
 def encode(exchanges: Sequence[Exchange]) -> pa.RecordBatch:

@@ -94,6 +94,7 @@ class Mirror:
             self._candidate,
             "shadow",
             pair_id=incumbent.exchange_id,
+            keeping=incumbent.keeping,
         )
         url = self._candidate.url + shadow.request.endpoint
         try:

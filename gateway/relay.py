@@ -10,17 +10,19 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import orjson
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
 from gateway.config import GatewayConfig
 from gateway.errors import BodyTooLargeError, GatewayError, RequestError, RouteNotFoundError
 from gateway.exchange import Exchange, Request
+from gateway.privacy import Keeping, policy_of
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
 
@@ -35,6 +37,7 @@ class Serving:
     Attributes:
         on_begun: Called when an exchange goes to its engine.
         on_ended: Called once per exchange, when its client has been served.
+        redactor: What is replaced in every text before it is written.
     """
 
     config: GatewayConfig
@@ -43,6 +46,7 @@ class Serving:
     spool: Spool[Exchange]
     on_begun: Callable[[Exchange], None]
     on_ended: Callable[[Exchange], None]
+    redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
 
 
 class Relay:
@@ -104,12 +108,15 @@ class Relay:
     def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
         """Choose who answers, once and for all, and whether the answer is captured."""
         deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
-        policy = self._serving.config.routes[request.route].capture
-        refused = headers.get(b"x-retort-capture") == b"off" or request.parsed.get("store") is False
-        captured = deployment.capture and policy == "tap" and not refused
+        route = self._serving.config.routes[request.route]
+        policy = policy_of(route.capture, headers, request.parsed)
+        keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
+        captured = deployment.capture and keeping.allows_capture
         self._serving.spool.account.start()
         return Exchange(
-            uuid.uuid4().hex, request, deployment, role, capture="tap" if captured else "off"
+            *(uuid.uuid4().hex, request, deployment, role),
+            capture="tap" if captured else "off",
+            keeping=keeping,
         )
 
     async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,6 +17,7 @@ import capture.config
 import gateway.config
 from capture.config import CaptureConfig
 from capture.process import GuardedProcess
+from capture.redaction import Redactor
 from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
@@ -64,7 +65,8 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
         opened_fleet(settings, captured) as fleet,
     ):
         metrics = Metrics.create(captured.spool)
-        serving = Serving(settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
+        given = (settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
+        serving = Serving(*given, Redactor(captured.redact))
         driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
         admin = create_admin_app(driver, admin_key(settings.run_dir))

@@ -5,12 +5,13 @@ import pyarrow as pa
 import pytest
 
 from capture.commit import Committer
+from capture.erasure import erase
 from capture.errors import LogError
 from capture.log import Log, Snapshot, query, query_only
 from capture.parquet import rounded
-from capture.rewrite import erase
 from capture.rows import encode_logits
 from capture.schema import TABLES, Flag
+from capture.selection import Selection
 from capture.views import nested
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
@@ -195,7 +196,7 @@ def test_a_snapshot_whose_rows_were_erased_cannot_be_read(tmp_path: Path) -> Non
     config = filled(tmp_path, [exchange_row("a")], [logit_row("a")])
     log = Log(config.log)
     snapshot = log.snapshot()
-    erase(config, "true")
+    erase(config, Selection("true"))
 
     with pytest.raises(LogError, match="log"):
         log.read(snapshot, ["topk_ids"])

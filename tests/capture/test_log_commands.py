@@ -4,7 +4,9 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,9 @@ from typer.testing import CliRunner, Result
 
 from capture.commands import log_app
 from capture.errors import ConfigError, LogError
+from capture.export import Format, export
 from capture.log import Log
+from tests.capture.test_lineage import write_model
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
@@ -149,6 +153,50 @@ def test_compact_and_erase_say_what_they_did(home: Path) -> None:
     }
 
 
+def test_erase_takes_a_tenant_a_user_ids_and_a_moment(home: Path) -> None:
+    config = config_in(home)
+    alice = replace(exchange_row("d"), request=json.dumps({"user": "alice's"}))
+    rows = [exchange_row("c", tenant="t"), alice]
+    spool_exchanges(config, *rows, exchange_row("e", day="2026-01-01"))
+
+    def erased(*words: str) -> object:
+        return document(home, "erase", *words)["rows"]
+
+    assert erased("--tenant", "t") == {"exchanges": 1, "logits": 0}
+    assert erased("--user", "alice's") == {"exchanges": 1, "logits": 0}
+    assert erased("--before", "2026-01-02") == {"exchanges": 1, "logits": 0}
+    assert erased("--exchange", "a", "--exchange", "b") == {"exchanges": 2, "logits": 2}
+
+
+def test_erase_names_what_was_made_from_the_rows(home: Path) -> None:
+    snapshot = Log(home / "log").snapshot()
+    made = write_model(home / "runs" / "student" / "checkpoint", snapshot)
+    elsewhere = write_model(home / "elsewhere" / "bundle", snapshot, kind="bundle")
+
+    assert document(home, "erase", "--tenant", "nobody")["models"] == []
+    done = document(home, "erase", "--exchange", "a", "--models", str(home / "elsewhere"))
+    (model,) = cast("list[dict[str, object]]", done["models"])
+    assert (model["path"], model["num_rows"]) == (elsewhere, 1)
+    done = document(home, "erase", "--exchange", "b")
+    (model,) = cast("list[dict[str, object]]", done["models"])
+    assert (model["path"], model["num_rows"]) == (made, None)
+
+
+def test_erase_wants_to_know_what(home: Path) -> None:
+    error = run(home, "erase").exception
+    assert isinstance(error, ConfigError)
+    assert "--tenant" in str(error)
+    assert isinstance(run(home, "erase", "--before", "soon").exception, ConfigError)
+
+
+def test_commit_applies_the_retention(home: Path) -> None:
+    (home / "retort.toml").write_text("[capture]\nretention_days = 1\n", encoding="utf-8")
+    spool_exchanges(config_in(home), exchange_row("old", day="2020-01-01"))
+    expired = document(home, "commit")["expired"]
+    assert isinstance(expired, dict)
+    assert expired["exchanges"] >= 1
+
+
 def test_export_writes_examples_as_json_lines_and_parquet(home: Path) -> None:
     lines, parquet = home / "out.jsonl", home / "out.parquet"
     exported = document(home, "export", str(lines), "--where", "exchange_id = 'b'")
@@ -203,3 +251,11 @@ def test_a_watch_commits_once_more_when_it_is_ended(home: Path) -> None:
 
     rows = Log(home / "log").connect().sql("select exchange_id from exchanges").fetchall()
     assert sorted(rows) == [("a",), ("b",), ("first",), ("last",)]
+
+
+def test_an_export_of_erased_rows_is_refused(home: Path) -> None:
+    snapshot = Log(home / "log").snapshot()
+    document(home, "erase", "--exchange", "a")
+    with pytest.raises(LogError, match="expected 2"):
+        export(snapshot, home / "out.jsonl", Format.JSONL, lambda _: None)
+    assert not (home / "out.jsonl").exists()

@@ -69,6 +69,26 @@ def test_completions_and_tool_calls_are_read() -> None:
     assert json.loads(tools.tool_calls or "") == [[call]]
 
 
+def test_streamed_tool_calls_and_reasoning_are_joined() -> None:
+    whole = {"index": 0, "id": "1", "type": "function"}
+    parts: list[dict[str, object]] = [
+        {"reasoning": "the "},
+        {"reasoning": "mail"},
+        {"tool_calls": [{**whole, "function": {"name": "f", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": "b@'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": 'c.de"}'}}]},
+        {"tool_calls": [{"index": 1, "id": "2", "function": {"name": "g", "arguments": "{}"}}]},
+    ]
+    body = b"".join(event({"choices": [{"index": 0, "delta": part}]}) for part in parts)
+
+    answer = read_answer([body, b"data: [DONE]\n\n"], stream=True)
+
+    first = {**whole, "function": {"name": "f", "arguments": '{"a": "b@c.de"}'}}
+    second = {"index": 1, "id": "2", "function": {"name": "g", "arguments": "{}"}}
+    assert answer.calls == [[first, second]]
+    assert answer.hidden_texts == ["the mail"]
+
+
 def test_an_error_inside_a_stream_is_seen() -> None:
     broken = event({"error": {"message": "m", "type": "server_error"}}) + b"data: [DONE]\n\n"
 

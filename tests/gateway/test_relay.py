@@ -116,21 +116,6 @@ async def test_the_engine_is_asked_to_record_by_a_tag(tmp_path: Path) -> None:
     assert sent == {"other": 1, "retort": answer.headers["x-retort-exchange-id"]}
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"), [({"store": False}, {}), ({}, {"x-retort-capture": "off"})]
-)
-async def test_a_request_can_refuse_capture(
-    tmp_path: Path, body: dict[str, object], headers: dict[str, str]
-) -> None:
-    async with stand(tmp_path) as s:
-        await s.client.post("/v1/chat/completions", json=chat("hi", **body), headers=headers)
-        (row,) = await s.rows()
-
-    assert "vllm_xargs" not in s.engine.bodies[0]
-    assert row["capture"] == "off"
-    assert "x-retort-capture" not in s.engine.headers[0]
-
-
 async def test_the_clients_key_stays_with_the_gateway(tmp_path: Path) -> None:
     async with stand(tmp_path) as s:
         headers = {"authorization": "Bearer sk-secret", "x-request-id": "7"}

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.rows import ExchangeRow, LogitRow, encode_exchanges, encode_logits
 from capture.writer import Spool, SpoolLimits
+from tests.support.log_rows import exchange_row, logit_row
 
 
 def config_in(folder: Path) -> CaptureConfig:
@@ -42,4 +45,25 @@ def filled(
     if logits:
         spool_logits(config, *logits)
     Committer(config).commit()
+    return config
+
+
+def ids_on_disk(config: CaptureConfig) -> set[str]:
+    """Exchange ids in any Parquet file, whether a version counts it or not."""
+    return {
+        name
+        for path in config.log.glob("*/day=*/*.parquet")
+        for name in pq.read_table(path, columns=["exchange_id"], partitioning=None)[
+            "exchange_id"
+        ].to_pylist()
+    }
+
+
+def scattered(folder: Path) -> CaptureConfig:
+    """Three exchanges of two days, every one in a file of its own."""
+    config = config_in(folder)
+    for name, day in (("a", "2026-11-23"), ("b", "2026-11-23"), ("c", "2026-11-24")):
+        spool_exchanges(config, exchange_row(name, day=day, tenant=name))
+        spool_logits(config, logit_row(name, day=day))
+        Committer(config).commit()
     return config
