@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench-capture install lock clean
+.PHONY: demo test check bench-capture bench-log install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -30,8 +30,13 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/codespell gateway capture trainer quant tests README.md CHANGELOG.md CONTRIBUTING.md
 
+# What capture costs an engine, beside none and beside OpenAI logprobs.
 bench-capture: install
 	$(BIN)/python -m tests.bench.capture
+
+# Bytes per token, fidelity and speed of the log against other layouts; LOG=folder measures a real log too.
+bench-log: install
+	$(BIN)/python -m tests.bench.log $(if $(LOG),--log $(LOG))
 
 install: $(STAMP)
 

@@ -71,6 +71,12 @@ class Account:
         """Count rows that will never be written."""
         self._count(dropped={reason: rows})
 
+    @property
+    def num_dropped(self) -> int:
+        """Rows that will never be written, for whatever reason."""
+        with self._lock:
+            return self._dropped.total()
+
     def save(self) -> None:
         """Write the counts down if they have changed; a reader sees old or new, never half.
 

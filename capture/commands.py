@@ -28,6 +28,7 @@ from capture import verify as verifying
 from capture.commit import Committer
 from capture.config import CaptureConfig, load
 from capture.errors import ConfigError, LogError
+from capture.intake import import_examples
 from capture.lineage import BESIDE_CONFIG
 from capture.log import Log, query_only
 from capture.rendering import as_csv, as_json, print_exchange, print_fields, print_rows
@@ -175,7 +176,7 @@ def erase(  # noqa: PLR0913  one option each
 
 @log_app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    out: Annotated[Path, typer.Argument(help="The file to write; a folder for distillkit.")],
     file_format: Annotated[
         exporting.Format, typer.Option("--format", help="File format.")
     ] = exporting.Format.JSONL,
@@ -192,6 +193,24 @@ def export(
         task = progress.add_task("writing", total=snapshot.num_rows)
         exporting.export(snapshot, out, file_format, lambda rows: progress.advance(task, rows))
     _print({"file": str(out), "snapshot": snapshot.model_dump(mode="json")}, json=json)
+
+
+@log_app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="The file, or DistillKit's folder.")],
+    file_format: Annotated[exporting.Format, typer.Option("--format", help="File format.")],
+    config: Config = None,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Bring another program's examples, or an exported file, into the log; safe to repeat."""
+    settings = _settings(config)
+    with _progress(MofNCompleteColumn()) as progress:
+        task = progress.add_task("importing", total=None)
+        done = import_examples(
+            settings, path, file_format, lambda rows: progress.advance(task, rows)
+        )
+    _print(asdict(done), json=json)
 
 
 def _settings(config: Path | None) -> CaptureConfig:

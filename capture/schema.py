@@ -37,7 +37,7 @@ EXCHANGES = pa.schema(
         ("completion_tokens", pa.int32()),
         ("ttft_ms", pa.float32()),
         ("duration_ms", pa.float32()),
-        ("capture", pa.string()),  # tap | wire | off | redacted: recorded, but not kept
+        ("capture", pa.string()),  # tap | wire | import | off | redacted: recorded, but not kept
         ("pair_id", pa.string()),  # the exchange that a shadow row mirrors
         ("schema_version", pa.int16()),
     ]
@@ -48,7 +48,7 @@ LOGITS = pa.schema(
         ("exchange_id", pa.string()),
         ("day", pa.string()),
         ("choice", pa.int16()),
-        ("source", pa.string()),  # tap | wire
+        ("source", pa.string()),  # tap | wire | import
         ("model_revision", pa.string()),
         ("tokenizer_hash", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
