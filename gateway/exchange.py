@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 
 from capture.rows import ExchangeRow, encode_exchanges
+from capture.wire import WireAnswer
 from gateway.answer import Answer, Json, read_answer
 from gateway.routing import Deployment, Role
 
@@ -46,9 +47,11 @@ class Exchange:
 
     Attributes:
         exchange_id: Unique; the tap's rows carry it too.
-        capture: ``tap`` if the engine was asked to record this exchange, else ``off``.
+        capture: ``tap`` if the engine was asked to record this exchange, ``wire`` if its answer is
+            recorded as it passes, else ``off``.
+        wire: What the answer told of its distributions, for ``wire``.
         pair_id: The exchange that a shadow mirrors.
-        chunks: The answer's bytes as they came.
+        chunks: The answer's bytes as the client gets them.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
         aborted: Whether the client left first.
@@ -61,6 +64,7 @@ class Exchange:
     deployment: Deployment
     role: Role
     capture: str = "off"
+    wire: WireAnswer | None = None
     pair_id: str | None = None
     chunks: list[bytes] = field(default_factory=list)
     http_status: int | None = None
