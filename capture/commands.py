@@ -31,8 +31,9 @@ from capture.errors import ConfigError, LogError
 from capture.intake import import_examples
 from capture.lineage import BESIDE_CONFIG
 from capture.log import Log, query_only
-from capture.rendering import as_csv, as_json, print_exchange, print_fields, print_rows
+from capture.rendering import as_csv, as_json, print_fields, print_rows
 from capture.selection import Selection, parse_moment
+from capture.surprise import print_exchange, speller
 
 DEFAULTS = (Path("retort.toml"), Path("demo/retort.toml"))
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -86,15 +87,18 @@ def sql(
 def show(
     exchange_id: Annotated[str, typer.Argument(help="Id of the exchange.")],
     config: Config = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="Model folder, to show text, not ids.")
+    ] = None,
     *,
     json: AsJson = False,
 ) -> None:
-    """One exchange: request, answer, and the distribution at each token."""
+    """One exchange: its answer coloured by surprise, and the alternatives at each token."""
     shown = distributions.show(_settings(config).log, exchange_id)
     if json:
         typer.echo(as_json(asdict(shown)))
     else:
-        print_exchange(shown)
+        print_exchange(shown, speller(tokenizer) if tokenizer else None)
 
 
 @log_app.command()

@@ -1,7 +1,6 @@
 """Results of ``retort log`` as JSON, CSV and tables for people."""
 
 import csv
-import math
 import sys
 from collections.abc import Mapping
 from io import StringIO
@@ -12,10 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from capture.distributions import Shown
-
 MAX_ROWS = 100
-MAX_POSITIONS = 200
 
 
 def as_json(value: object) -> str:
@@ -52,24 +48,6 @@ def print_fields(document: Mapping[str, object]) -> None:
             print_rows(pa.Table.from_pylist(value))
         else:
             console.print(f"{name:20} {escape(_cell(value))}")
-
-
-def print_exchange(shown: Shown) -> None:
-    """Show an exchange and, per choice, each position's entries with their probabilities."""
-    console = Console(highlight=False)
-    if shown.exchange:
-        print_fields(shown.exchange)
-    for choice in shown.choices:
-        positions = choice["positions"]
-        if not isinstance(positions, list):
-            raise TypeError("a decoded choice has a list of positions")
-        console.print(f"\nchoice {choice['choice']}, flags {choice['flags'] or 'none'}")
-        table = Table("position", "token", "outside", "likeliest (id: probability)")
-        for position in positions[:MAX_POSITIONS]:
-            entries = "  ".join(f"{token}: {math.exp(p):.4f}" for token, p in position["topk"][:8])
-            outside = f"{math.exp(position['tail_logprob']):.4f}"
-            table.add_row(str(position["position"]), str(position["token_id"]), outside, entries)
-        console.print(table)
 
 
 def _cell(value: object) -> str:

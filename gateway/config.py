@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from gateway.guards import Guards
-from gateway.privacy import Policy
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,8 +58,11 @@ class RouteConfig(BaseModel):
         model: Folder of the model to serve in an engine of our own.
         url: Address of an engine that runs elsewhere, instead of ``model``.
         capture: ``full`` keeps every exchange's text and distributions (an engine at ``url`` must
-            have been started with the tap), ``text`` only its text, ``off`` neither: only when
-            it was, how long it took and how it ended. A request can ask for less.
+            have been started with the tap); ``wire`` too, but takes them from the answers' own
+            logprobs, at most 20 per token, where the engine names tokens by id; ``text`` keeps
+            only the text, ``off`` neither: only when it was, how long it took and how it ended.
+            A request can ask for less.
+        tokenizer: Folder of the tokenizer of an engine at ``url``, so that ``wire`` can name it.
         promise: When an exchange's row is safe, relative to the client's last byte.
     """
 
@@ -68,7 +70,8 @@ class RouteConfig(BaseModel):
 
     model: Path | None = None
     url: str | None = None
-    capture: Policy = "full"
+    capture: Literal["full", "wire", "text", "off"] = "full"
+    tokenizer: Path | None = None
     promise: Literal["durable", "strict", "best_effort"] = "durable"
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -78,6 +81,8 @@ class RouteConfig(BaseModel):
     def _one_source(self) -> "RouteConfig":
         if (self.model is None) == (self.url is None):
             raise ValueError("a route needs either model (a folder) or url (a running engine)")
+        if self.tokenizer is not None and (self.url is None or self.capture != "wire"):
+            raise ValueError("tokenizer is only for url with capture = 'wire'; remove it")
         return self
 
 
@@ -138,8 +143,13 @@ def load(path: Path) -> GatewayConfig:
     """
     config = read_table(path, "gateway", GatewayConfig)
     home = path.resolve().parent
-    routes = {
-        name: route.model_copy(update={"model": home / route.model}) if route.model else route
-        for name, route in config.routes.items()
-    }
+    routes = {name: _placed(route, home) for name, route in config.routes.items()}
     return config.model_copy(update={"run_dir": home / config.run_dir, "routes": routes})
+
+
+def _placed(route: RouteConfig, home: Path) -> RouteConfig:
+    """A route whose folders are taken from one."""
+    folders = {"model": route.model, "tokenizer": route.tokenizer}
+    return route.model_copy(
+        update={name: home / folder for name, folder in folders.items() if folder}
+    )

@@ -9,6 +9,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from capture.rows import ExchangeRow, encode_exchanges
+from capture.wire import WireAnswer
 from gateway.answer import Answer, Json, read_answer
 from gateway.privacy import Keeping, KeptText
 from gateway.routing import Deployment, Role
@@ -41,11 +42,13 @@ class Exchange:
 
     Attributes:
         exchange_id: Unique; the tap's rows carry it too.
-        capture: ``tap`` if the engine was asked to record this exchange, else ``off``; the row
-            says ``redacted`` where what was recorded must not be kept.
+        capture: ``tap`` if the engine was asked to record this exchange, ``wire`` if its answer is
+            recorded as it passes, else ``off``; the row says ``redacted`` where what was recorded
+            must not be kept.
+        wire: What the answer told of its distributions, for ``wire``.
         pair_id: The exchange that a shadow mirrors.
         keeping: What of it may be written.
-        chunks: The answer's bytes as they came.
+        chunks: The answer's bytes as the client gets them.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
         aborted: Whether the client left first.
@@ -58,6 +61,7 @@ class Exchange:
     deployment: Deployment
     role: Role
     capture: str = "off"
+    wire: WireAnswer | None = None
     pair_id: str | None = None
     keeping: Keeping = field(default_factory=Keeping)
     chunks: list[bytes] = field(default_factory=list)
@@ -136,7 +140,7 @@ class Exchange:
 
         Where something is redacted at all, so must those of an answer that we did not see whole.
         """
-        if self.capture != "tap" or not self.keeping.redactor.is_active:
+        if self.capture == "off" or not self.keeping.redactor.is_active:
             return False
         return text.is_redacted or self.status != "completed"
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -25,9 +25,12 @@ from gateway.exchange import Exchange, Request
 from gateway.privacy import Keeping, policy_of
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
+from gateway.wiring import REFUSALS, Wire, asked_body, stripped
 
 DONE = b"data: [DONE]\n\n"
 TAG = "retort"
+OK = 200
+CONTENT_LENGTH = b"content-length"
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class Serving:
         on_begun: Called when an exchange goes to its engine.
         on_ended: Called once per exchange, when its client has been served.
         redactor: What is replaced in every text before it is written.
+        wire: Takes rows from answers, for routes that ask for it.
     """
 
     config: GatewayConfig
@@ -47,6 +51,7 @@ class Serving:
     on_begun: Callable[[Exchange], None]
     on_ended: Callable[[Exchange], None]
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
+    wire: Wire | None = None
 
 
 class Relay:
@@ -109,22 +114,32 @@ class Relay:
         """Choose who answers, once and for all, and whether the answer is captured."""
         deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
         route = self._serving.config.routes[request.route]
-        policy = policy_of(route.capture, headers, request.parsed)
+        policy = policy_of(
+            "full" if route.capture == "wire" else route.capture, headers, request.parsed
+        )
         keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
         captured = deployment.capture and keeping.allows_capture
         self._serving.spool.account.start()
-        return Exchange(
+        exchange = Exchange(
             *(uuid.uuid4().hex, request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
         )
+        wire = self._serving.wire
+        if wire and route.capture == "wire" and role == "incumbent" and keeping.allows_capture:
+            exchange.wire = wire.plan(exchange)
+            exchange.capture = "wire" if exchange.wire else "off"
+        return exchange
 
     async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the engine's answer on; what fails before its first byte becomes an error body."""
         url = exchange.deployment.url + exchange.request.endpoint
+        headers = forwarded_headers(scope["headers"])
         try:
+            if exchange.wire is not None and await self._relay_heard(exchange, url, headers, send):
+                return
             async with self._serving.upstream.post(
-                url, forwarded_body(exchange), forwarded_headers(scope["headers"])
+                url, forwarded_body(exchange), headers
             ) as response:
                 await self._pass_on(exchange, response, send)
         except GatewayError as error:
@@ -133,6 +148,20 @@ class Relay:
                 await JSONResponse(error.body(), error.status)(scope, receive, send)
             # else the answer had begun: returning now breaks the connection, as the engine did
 
+    async def _relay_heard(
+        self, exchange: Exchange, url: str, headers: dict[str, str], send: Send
+    ) -> bool:
+        """Ask for distributions too; whether the engine took that, else it is asked without."""
+        body = forwarded_body(exchange)
+        async with self._serving.upstream.post(url, body, headers) as response:
+            if response.status not in REFUSALS:
+                await self._pass_on(exchange, response, send)
+                return True
+        exchange.wire, exchange.capture = None, "off"
+        if self._serving.wire is not None:
+            self._serving.wire.refuse()
+        return False
+
     async def _pass_on(
         self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send
     ) -> None:
@@ -140,9 +169,14 @@ class Relay:
         headers.append((b"x-retort-exchange-id", exchange.exchange_id.encode()))
         headers.append((b"x-retort-deployment", exchange.deployment.name.encode()))
         exchange.http_status = response.status
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        chunks: AsyncIterator[bytes] = response.content.iter_any()
         missing = response.content_length
-        async for chunk in response.content.iter_any():
+        if exchange.wire is not None and response.status == OK:
+            headers = [(name, value) for name, value in headers if name.lower() != CONTENT_LENGTH]
+            chunks = stripped(chunks, exchange.wire, stream=exchange.request.stream)
+            missing = None
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async for chunk in chunks:
             if exchange.first_byte is None:
                 exchange.first_byte = time.monotonic()
             exchange.chunks.append(chunk)
@@ -159,12 +193,16 @@ class Relay:
             return
         exchange.ended = time.monotonic()
         promise = self._serving.config.routes[exchange.request.route].promise
-        written = asyncio.get_running_loop().create_future()
+        loop, synced = asyncio.get_running_loop(), promise == "strict"
+        if exchange.wire is not None and self._serving.wire is not None:
+            heard = loop.create_future()
+            offer = self._serving.wire.offer
+            taken = offer(exchange, exchange.wire, _resolver(heard), synced=synced)
+            if taken and promise != "best_effort":
+                await heard
+        written = loop.create_future()
         taken = self._serving.spool.offer(
-            exchange,
-            exchange.num_bytes,
-            written=_resolver(written),
-            synced=promise == "strict",
+            exchange, exchange.num_bytes, written=_resolver(written), synced=synced
         )
         if taken and promise != "best_effort":
             await written
@@ -208,7 +246,9 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 def forwarded_body(exchange: Exchange) -> bytes:
-    """The client's own bytes, or, for a captured exchange, the same request with our tag."""
+    """The client's own bytes, or, for a captured exchange, the request with what we ask for."""
+    if exchange.wire is not None:
+        return asked_body(exchange.request.parsed, exchange.wire)
     if exchange.capture != "tap":
         return exchange.request.body
     parsed = exchange.request.parsed

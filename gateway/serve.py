@@ -18,6 +18,8 @@ import gateway.config
 from capture.config import CaptureConfig
 from capture.process import GuardedProcess
 from capture.redaction import Redactor
+from capture.revision import tokenizer_hash
+from capture.rows import encode_logits
 from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
@@ -31,6 +33,7 @@ from gateway.relay import Serving
 from gateway.routing import RouteTable
 from gateway.state import StateStore
 from gateway.upstream import Upstream
+from gateway.wiring import Wire
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 logger = logging.getLogger("gateway")
@@ -61,12 +64,13 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
     async with (
         committer(path, settings.run_dir, captured),
         opened_spool(captured) as spool,
+        opened_wire(settings, captured) as wire,
         opened_upstream(settings) as upstream,
         opened_fleet(settings, captured) as fleet,
     ):
         metrics = Metrics.create(captured.spool)
         given = (settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
-        serving = Serving(*given, Redactor(captured.redact))
+        serving = Serving(*given, Redactor(captured.redact), wire)
         driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
         admin = create_admin_app(driver, admin_key(settings.run_dir))
@@ -101,16 +105,38 @@ async def committer(path: Path, run_dir: Path, captured: CaptureConfig) -> Async
 @asynccontextmanager
 async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]]:
     """Open the exchange spool; on the way out everything taken is written."""
-    limits = SpoolLimits(
-        sync_seconds=captured.sync_seconds,
-        segment_bytes=captured.segment_bytes,
-        segment_seconds=captured.segment_seconds,
-    )
-    spool = Spool(captured.spool, "exchanges", encode, limits=limits)
+    spool = Spool(captured.spool, "exchanges", encode, limits=spool_limits(captured))
     try:
         yield spool
     finally:
         await asyncio.to_thread(spool.close)
+
+
+@asynccontextmanager
+async def opened_wire(
+    settings: GatewayConfig, captured: CaptureConfig
+) -> AsyncIterator[Wire | None]:
+    """Open what takes rows from answers, if any route asks for it."""
+    routes = {name: route for name, route in settings.routes.items() if route.capture == "wire"}
+    if not routes:
+        yield None
+        return
+    folders = {name: route.model or route.tokenizer for name, route in routes.items()}
+    tokenizers = {name: tokenizer_hash(folder) for name, folder in folders.items() if folder}
+    spool = Spool(captured.spool, "logits", encode_logits, limits=spool_limits(captured))
+    try:
+        yield Wire(spool, captured, tokenizers)
+    finally:
+        await asyncio.to_thread(spool.close)
+
+
+def spool_limits(captured: CaptureConfig) -> SpoolLimits:
+    """When rows reach the disk, as configured."""
+    return SpoolLimits(
+        sync_seconds=captured.sync_seconds,
+        segment_bytes=captured.segment_bytes,
+        segment_seconds=captured.segment_seconds,
+    )
 
 
 @asynccontextmanager

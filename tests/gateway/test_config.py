@@ -30,6 +30,7 @@ def test_paths_are_relative_to_the_file_and_the_store_has_a_default(tmp_path: Pa
         (ROUTE + 'captur = "off"\n', r"captur is not a known key; did you mean 'capture'\?"),
         (ROUTE + "[gateway.routes.support.guards]\nagreement_mn = 0.5\n", "agreement_min"),
         (ROUTE + "[gateway.routes.support.rollout]\nsteps = [0.5, 0.1]\n", "shares that rise"),
+        (ROUTE + 'tokenizer = "t"\n', "tokenizer is only for url with capture = 'wire'"),
         ('[gateway]\nlisten = "8080"\n' + ROUTE, "is not host:port"),
     ],
 )

@@ -39,7 +39,7 @@ class Stand:
     async def rows(self) -> list[dict[str, object]]:
         await asyncio.to_thread(self.serving.spool.close)
         segments = [read_segment(path) for path in closed_segments(self.spool_dir)]
-        batches = [batch for segment in segments for batch in segment.batches]
+        batches = [batch for s in segments if s.name.table == "exchanges" for batch in s.batches]
         rows: list[dict[str, object]] = pa.Table.from_batches(batches).to_pylist()
         return rows
 

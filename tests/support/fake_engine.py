@@ -1,14 +1,40 @@
 """A small server that speaks vLLM's OpenAI API, where the thing under test is the gateway."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+Body = dict[str, Any]
+PROMPT_IDS = [5, 6, 7]
+
+
+def top_of(number: int, as_ids: object) -> list[tuple[str, float]]:
+    """The distribution at the answer's n-th word: the sampled token first, as vLLM has it."""
+    likely = [(100 + number, -1.5), (200 + number, -0.4), (300 + number, -3.0)]
+    name = "token_id:{}" if as_ids else "word{}"
+    return [(name.format(token), logprob) for token, logprob in likely]
+
+
+def chat_extras(body: Body, *numbers: int) -> Body:
+    """What a chat's choice holds besides its text, for some of its words."""
+    extras: Body = {"logprobs": None, "token_ids": None}
+    if body.get("logprobs"):
+        tops = [top_of(number, body.get("return_tokens_as_token_ids")) for number in numbers]
+        shown = [
+            [{"token": t, "logprob": p, "bytes": None} for t, p in top[: body["top_logprobs"]]]
+            for top in tops
+        ]
+        extras["logprobs"] = {"content": [{**top[0], "top_logprobs": top} for top in shown]}
+    if body.get("return_token_ids"):
+        extras["token_ids"] = [100 + number for number in numbers]
+    return extras
 
 
 @dataclass
@@ -16,10 +42,12 @@ class FakeEngine:
     """Answers every prompt with ``answer``, word by word when streaming.
 
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
-    ends the connection in the middle of an answer.
+    ends the connection in the middle of an answer. Asked for logprobs and token ids, it adds them
+    where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
 
     answer: str = '{"intent": "order"}'
+    knows_ids: bool = True
     bodies: list[dict[str, object]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -27,8 +55,12 @@ class FakeEngine:
 
     @property
     def app(self) -> Starlette:
-        routes = [Route(p, self.chat, methods=["POST"]) for p in ("/v1/chat/completions",)]
-        return Starlette(routes=routes)
+        return Starlette(
+            routes=[
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.complete, methods=["POST"]),
+            ]
+        )
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -41,20 +73,38 @@ class FakeEngine:
         if word == "refuse":
             error = {"message": "bad", "type": "invalid_request_error", "code": None}
             return JSONResponse({"error": error}, 400)
+        if not self.knows_ids and "return_token_ids" in body:
+            error = {"message": "unknown field", "type": "invalid_request_error", "code": None}
+            return JSONResponse({"error": error}, 400)
         if word == "hang":
             await self.hang(request)
         if body.get("stream"):
-            return StreamingResponse(self.events(word), media_type="text/event-stream")
+            return StreamingResponse(self.events(word, body), media_type="text/event-stream")
         message = {"role": "assistant", "content": self.answer}
+        words = range(len(self.answer.split(" ")))
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return JSONResponse(
             {
                 "id": "chatcmpl-1",
                 "object": "chat.completion",
                 "model": body["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+                "prompt_token_ids": PROMPT_IDS if body.get("return_token_ids") else None,
+                "choices": [{**choice, **chat_extras(body, *words)}],
+                "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
             }
         )
+
+    async def complete(self, request: Request) -> Response:
+        body = await request.json()
+        self.bodies.append(body)
+        words = range(len(self.answer.split(" ")))
+        choice = {"index": 0, "text": self.answer, "finish_reason": "stop", "logprobs": None}
+        if body.get("logprobs") is not None:
+            named = body.get("return_tokens_as_token_ids")
+            tops = [dict(top_of(word, named)[: body["logprobs"]]) for word in words]
+            choice["logprobs"] = {"tokens": [next(iter(top)) for top in tops], "top_logprobs": tops}
+        choice["prompt_token_ids"] = PROMPT_IDS if body.get("return_token_ids") else None
+        return JSONResponse({"id": "c", "model": body["model"], "choices": [choice]})
 
     async def hang(self, request: Request) -> None:
         self.hanging.set()
@@ -62,13 +112,16 @@ class FakeEngine:
         if message["type"] == "http.disconnect":
             self.cancelled.set()
 
-    async def events(self, word: str) -> AsyncIterator[bytes]:
+    async def events(self, word: str, body: Body) -> AsyncIterator[bytes]:
         words = self.answer.split(" ")
         for number, part in enumerate(words):
             text = part if number == len(words) - 1 else part + " "
             finish = "stop" if number == len(words) - 1 else None
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
-            yield f"data: {json.dumps({'id': 'c', 'choices': [choice]})}\n\n".encode()
+            event: Body = {"id": "c", "choices": [{**choice, **chat_extras(body, number)}]}
+            if not number:
+                event["prompt_token_ids"] = PROMPT_IDS if body.get("return_token_ids") else None
+            yield b"data: " + orjson.dumps(event) + b"\n\n"
             await asyncio.sleep(0)
             if word == "break":
                 raise ConnectionResetError("the engine died")

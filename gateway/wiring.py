@@ -1,0 +1,138 @@
+"""Capture from the answers themselves, for routes whose engine has no tap (``capture = "wire"``).
+
+The forwarded request asks for logprobs and token ids; they are taken out of the answer again as
+it passes, event by event, and become rows of the log. Only such a route's answers are parsed.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from capture.config import CaptureConfig
+from capture.rows import LogitRow
+from capture.wire import Origin, WireAnswer, WireRequest
+from capture.writer import Spool, Written
+from gateway.answer import Json
+from gateway.exchange import Exchange
+
+UNKNOWN = "unknown"
+REFUSALS = (400, 422)  # how a server says that it does not know our fields
+MAX_EVENT_BYTES = 4 * 1024 * 1024  # a longer line is passed on as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where rows from answers go.
+
+    Attributes:
+        spool: Of the ``logits`` table.
+        config: What is kept of each distribution.
+        tokenizers: Hash of each route's tokenizer, where known.
+    """
+
+    spool: Spool[LogitRow]
+    config: CaptureConfig
+    tokenizers: Mapping[str, str]
+
+    def plan(self, exchange: Exchange) -> WireAnswer | None:
+        """Prepare to listen to an answer; None if it could not be recorded."""
+        request = WireRequest.of(exchange.request.endpoint, exchange.request.parsed)
+        return WireAnswer(request) if request else None
+
+    def refuse(self) -> None:
+        """Count a request refused with our fields in it, be they or its own the reason."""
+        self.spool.account.start()
+        self.spool.account.drop("refused")
+
+    def offer(
+        self, exchange: Exchange, answer: WireAnswer, written: Written, *, synced: bool
+    ) -> bool:
+        """Hand an ended answer's rows to the spool and count what cannot be recorded.
+
+        Returns:
+            Whether ``written`` will be called, once for all rows (see ``Spool.offer``).
+        """
+        origin = Origin(
+            exchange_id=exchange.exchange_id,
+            day=exchange.started_at.strftime("%Y-%m-%d"),
+            model_revision=exchange.deployment.revision or UNKNOWN,
+            tokenizer_hash=self.tokenizers.get(exchange.request.route, UNKNOWN),
+            k_min=self.config.k_min,
+            k_max=self.config.k_max,
+            mass=self.config.mass,
+        )
+        rows, num_unidentified = answer.rows(origin)
+        for _ in range(num_unidentified):
+            self.spool.account.start()
+            self.spool.account.drop("unidentified")
+        taken = False
+        for number, row in enumerate(rows, 1):
+            self.spool.account.start()
+            told = written if number == len(rows) else None  # rows are written in order
+            taken = self.spool.offer(row, row.num_bytes, written=told, synced=synced)
+        return taken
+
+
+def asked_body(parsed: Json, answer: WireAnswer) -> bytes:
+    """A client's request with what we ask for beside it."""
+    return orjson.dumps({**parsed, **answer.request.added})
+
+
+async def stripped(
+    chunks: AsyncIterator[bytes], answer: WireAnswer, *, stream: bool
+) -> AsyncIterator[bytes]:
+    """Pass an answer on as the client asked for it."""
+    if not stream:
+        body = b"".join([chunk async for chunk in chunks])
+        yield _document(body, answer) or b""
+        return
+    lines = _Lines(answer)
+    async for chunk in chunks:
+        passed = lines.take(chunk)
+        if passed:
+            yield passed
+    if lines.rest:
+        yield lines.rest
+
+
+class _Lines:
+    """A stream of server-sent events, cut at its lines."""
+
+    def __init__(self, answer: WireAnswer) -> None:
+        self.rest = b""
+        self._answer = answer
+        self._drops_blank = False
+
+    def take(self, chunk: bytes) -> bytes:
+        """Return what may go on to the client; an unfinished line stays here."""
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        passed = [passed for line in lines for passed in self._line(line + b"\n")]
+        if len(self.rest) > MAX_EVENT_BYTES:
+            passed.append(self.rest)
+            self.rest = b""
+        return b"".join(passed)
+
+    def _line(self, line: bytes) -> Iterator[bytes]:
+        data = line.removeprefix(b"data:")
+        if data == line:
+            if not (self._drops_blank and not line.strip()):
+                yield line
+            self._drops_blank = False
+            return
+        changed = _document(data.strip(), self._answer)
+        self._drops_blank = changed is None
+        if changed is not None:
+            yield line if changed == data.strip() else b"data: " + changed + b"\n"
+
+
+def _document(body: bytes, answer: WireAnswer) -> bytes | None:
+    """One document for the client; None if nothing is left of it."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    if not isinstance(parsed, dict):
+        return body
+    kept = answer.take(parsed)
+    return None if kept is None else orjson.dumps(kept)
