@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -24,6 +24,10 @@ class CaptureConfig(BaseModel):
         segment_bytes: Size at which a segment is closed and may be committed.
         segment_seconds: Age at which a segment is closed and may be committed.
         commit_seconds: Pause between two commits of ``retort log commit --watch``.
+        buffer_bytes: Most bytes of rows that wait in memory for the spool's disk.
+        overflow: What gives way when they reach it: ``shed_capture`` drops rows and counts them,
+            ``shed_traffic`` lets the gateway refuse requests until there is room again.
+        wait_seconds: Longest time that a client's last bytes wait for its row to be safe.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +41,9 @@ class CaptureConfig(BaseModel):
     segment_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
     segment_seconds: Annotated[float, Field(gt=0)] = 5.0
     commit_seconds: Annotated[float, Field(gt=0)] = 5.0
+    buffer_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    overflow: Literal["shed_capture", "shed_traffic"] = "shed_capture"
+    wait_seconds: Annotated[float, Field(gt=0)] = 0.25
 
     @model_validator(mode="after")
     def _order(self) -> "CaptureConfig":

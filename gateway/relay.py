@@ -21,6 +21,7 @@ from capture.writer import Spool
 from gateway.config import GatewayConfig
 from gateway.errors import BodyTooLargeError, GatewayError, RequestError, RouteNotFoundError
 from gateway.exchange import Exchange, Request
+from gateway.keeper import Keeper
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
 
@@ -35,6 +36,7 @@ class Serving:
     Attributes:
         on_begun: Called when an exchange goes to its engine.
         on_ended: Called once per exchange, when its client has been served.
+        keeper: Takes ended exchanges into the spool.
     """
 
     config: GatewayConfig
@@ -43,6 +45,7 @@ class Serving:
     spool: Spool[Exchange]
     on_begun: Callable[[Exchange], None]
     on_ended: Callable[[Exchange], None]
+    keeper: Keeper
 
 
 class Relay:
@@ -107,7 +110,7 @@ class Relay:
         policy = self._serving.config.routes[request.route].capture
         refused = headers.get(b"x-retort-capture") == b"off" or request.parsed.get("store") is False
         captured = deployment.capture and policy == "tap" and not refused
-        self._serving.spool.account.start()
+        self._serving.keeper.begin()
         return Exchange(
             uuid.uuid4().hex, request, deployment, role, capture="tap" if captured else "off"
         )
@@ -152,30 +155,7 @@ class Relay:
             return
         exchange.ended = time.monotonic()
         promise = self._serving.config.routes[exchange.request.route].promise
-        written = asyncio.get_running_loop().create_future()
-        taken = self._serving.spool.offer(
-            exchange,
-            exchange.num_bytes,
-            written=_resolver(written),
-            synced=promise == "strict",
-        )
-        if taken and promise != "best_effort":
-            await written
-
-
-def _resolver(future: "asyncio.Future[None]") -> Callable[[], None]:
-    """A callback for another thread that resolves a future of this loop."""
-    loop = asyncio.get_running_loop()
-
-    def resolve() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    def written() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(resolve)
-
-    return written
+        await self._serving.keeper.keep(exchange, promise)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,14 +15,15 @@ import typer
 import capture.config
 import gateway.config
 from capture.config import CaptureConfig
-from capture.process import GuardedProcess
 from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
+from gateway.committer import committing
 from gateway.config import GatewayConfig
 from gateway.driver import RolloutDriver
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
+from gateway.keeper import Keeper
 from gateway.listener import listening
 from gateway.metrics import Metrics
 from gateway.relay import Serving
@@ -53,18 +53,27 @@ def serve(
 async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
+    captured.spool.mkdir(parents=True, exist_ok=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with (
-        committer(path, settings.run_dir, captured),
+        committing(path, settings.run_dir),
         opened_spool(captured) as spool,
         opened_upstream(settings) as upstream,
         opened_fleet(settings, captured) as fleet,
     ):
         metrics = Metrics.create(captured.spool)
-        serving = Serving(settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
+        keeper = Keeper(
+            spool,
+            wait_seconds=captured.wait_seconds,
+            overflow=captured.overflow,
+            on_late=metrics.count_late,
+        )
+        serving = Serving(
+            *(settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
+        )
         driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
         admin = create_admin_app(driver, admin_key(settings.run_dir))
@@ -85,24 +94,13 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
 
 
 @asynccontextmanager
-async def committer(path: Path, run_dir: Path, captured: CaptureConfig) -> AsyncIterator[None]:
-    """Run ``retort log commit --watch`` beside us; it makes a last commit when we end it."""
-    captured.spool.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "gateway", "log", "commit", "--watch", "-c", str(path)]
-    process = GuardedProcess.start(command, {}, run_dir / "committer.log")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(process.stop)
-
-
-@asynccontextmanager
 async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]]:
     """Open the exchange spool; on the way out everything taken is written."""
     limits = SpoolLimits(
         sync_seconds=captured.sync_seconds,
         segment_bytes=captured.segment_bytes,
         segment_seconds=captured.segment_seconds,
+        buffer_bytes=captured.buffer_bytes,
     )
     spool = Spool(captured.spool, "exchanges", encode, limits=limits)
     try:
