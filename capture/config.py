@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -27,6 +27,10 @@ class CaptureConfig(BaseModel):
         commit_seconds: Pause between two commits of ``retort log commit --watch``.
         retention_days: Days that rows are kept, in whole days of UTC; None keeps them for good.
         redact: What is replaced in a text before it is written.
+        buffer_bytes: Most bytes of rows that wait in memory for the spool's disk.
+        overflow: What gives way when they reach it: ``shed_capture`` drops rows and counts them,
+            ``shed_traffic`` lets the gateway refuse requests until there is room again.
+        wait_seconds: Longest time that a client's last bytes wait for its row to be safe.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +46,9 @@ class CaptureConfig(BaseModel):
     commit_seconds: Annotated[float, Field(gt=0)] = 5.0
     retention_days: Annotated[int, Field(ge=1)] | None = None
     redact: RedactConfig = RedactConfig()
+    buffer_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    overflow: Literal["shed_capture", "shed_traffic"] = "shed_capture"
+    wait_seconds: Annotated[float, Field(gt=0)] = 0.25
 
     @model_validator(mode="after")
     def _order(self) -> "CaptureConfig":

@@ -17,6 +17,7 @@ from capture.locks import create_locked
 from capture.schema import TABLES
 from capture.spool import LOCK, SegmentWriter
 
+FILLING_FRACTION = 0.75  # the rest of the buffer is for rows already under way
 T = TypeVar("T")
 Written = Callable[[], None]
 logger = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ class Spool(Generic[T]):
                 return True
         self.account.drop("overflow" if is_full else "closed")
         return False
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether so much waits that rows begun from now on may find no room."""
+        return self._waiting_bytes > self._limits.buffer_bytes * FILLING_FRACTION
 
     def close(self) -> None:
         """Write what was taken, close the segment and stop; safe to call twice."""

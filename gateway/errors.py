@@ -5,6 +5,7 @@ GatewayError
     BodyTooLargeError    413
     RouteNotFoundError   404  a model name that no route has
     NotReadyError        503  the route's engine is not up
+    CaptureFullError     503  the log takes no more rows, and the log comes first
     UpstreamError        502  the engine broke off
     UpstreamTimeoutError 504  the engine stayed silent
     PortTakenError            an address that cannot be bound
@@ -68,6 +69,13 @@ class NotReadyError(GatewayError):
 
     status = 503
     code = "engine_not_ready"
+
+
+class CaptureFullError(GatewayError):
+    """Raised when the spool's buffer is full and requests are to be refused then."""
+
+    status = 503
+    code = "capture_full"
 
 
 class UpstreamError(GatewayError):

@@ -25,6 +25,7 @@ class Metrics:
     ttft: Histogram
     duration: Histogram
     mirrored: Counter
+    late: Counter
 
     @classmethod
     def create(cls, spool: Path) -> "Metrics":
@@ -41,6 +42,12 @@ class Metrics:
             mirrored=Counter(
                 "retort_mirrored", "Shadow requests.", ("route", "reason"), registry=registry
             ),
+            late=Counter(
+                "retort_capture_late",
+                "Answers that went out before their row was safe: the disk did not answer in time.",
+                ("route",),
+                registry=registry,
+            ),
         )
 
     def begin(self, exchange: Exchange) -> None:
@@ -51,6 +58,10 @@ class Metrics:
         """Count a client's exchange as ended."""
         self.in_flight.labels(exchange.request.route).dec()
         self.observe(exchange)
+
+    def count_late(self, exchange: Exchange) -> None:
+        """Count an answer that went out before its row was as safe as promised."""
+        self.late.labels(exchange.request.route).inc()
 
     def observe(self, exchange: Exchange) -> None:
         """Count one ended exchange."""

@@ -22,6 +22,7 @@ from capture.writer import Spool
 from gateway.config import GatewayConfig
 from gateway.errors import BodyTooLargeError, GatewayError, RequestError, RouteNotFoundError
 from gateway.exchange import Exchange, Request
+from gateway.keeper import Keeper
 from gateway.privacy import Keeping, policy_of
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
@@ -40,6 +41,7 @@ class Serving:
     Attributes:
         on_begun: Called when an exchange goes to its engine.
         on_ended: Called once per exchange, when its client has been served.
+        keeper: Takes ended exchanges into the spool.
         redactor: What is replaced in every text before it is written.
         wire: Takes rows from answers, for routes that ask for it.
     """
@@ -50,6 +52,7 @@ class Serving:
     spool: Spool[Exchange]
     on_begun: Callable[[Exchange], None]
     on_ended: Callable[[Exchange], None]
+    keeper: Keeper
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
     wire: Wire | None = None
 
@@ -119,7 +122,7 @@ class Relay:
         )
         keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
         captured = deployment.capture and keeping.allows_capture
-        self._serving.spool.account.start()
+        self._serving.keeper.begin()
         exchange = Exchange(
             *(uuid.uuid4().hex, request, deployment, role),
             capture="tap" if captured else "off",
@@ -193,34 +196,7 @@ class Relay:
             return
         exchange.ended = time.monotonic()
         promise = self._serving.config.routes[exchange.request.route].promise
-        loop, synced = asyncio.get_running_loop(), promise == "strict"
-        if exchange.wire is not None and self._serving.wire is not None:
-            heard = loop.create_future()
-            offer = self._serving.wire.offer
-            taken = offer(exchange, exchange.wire, _resolver(heard), synced=synced)
-            if taken and promise != "best_effort":
-                await heard
-        written = loop.create_future()
-        taken = self._serving.spool.offer(
-            exchange, exchange.num_bytes, written=_resolver(written), synced=synced
-        )
-        if taken and promise != "best_effort":
-            await written
-
-
-def _resolver(future: "asyncio.Future[None]") -> Callable[[], None]:
-    """A callback for another thread that resolves a future of this loop."""
-    loop = asyncio.get_running_loop()
-
-    def resolve() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    def written() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(resolve)
-
-    return written
+        await self._serving.keeper.keep(exchange, promise, self._serving.wire)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

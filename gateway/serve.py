@@ -5,7 +5,6 @@ import contextlib
 import logging
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,17 +15,18 @@ import typer
 import capture.config
 import gateway.config
 from capture.config import CaptureConfig
-from capture.process import GuardedProcess
 from capture.redaction import Redactor
 from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
 from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
+from gateway.committer import committing
 from gateway.config import GatewayConfig
 from gateway.driver import RolloutDriver
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
+from gateway.keeper import Keeper
 from gateway.listener import listening
 from gateway.metrics import Metrics
 from gateway.relay import Serving
@@ -57,19 +57,26 @@ def serve(
 async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
+    captured.spool.mkdir(parents=True, exist_ok=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with (
-        committer(path, settings.run_dir, captured),
+        committing(path, settings.run_dir),
         opened_spool(captured) as spool,
         opened_wire(settings, captured) as wire,
         opened_upstream(settings) as upstream,
         opened_fleet(settings, captured) as fleet,
     ):
         metrics = Metrics.create(captured.spool)
-        given = (settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe)
+        keeper = Keeper(
+            spool,
+            wait_seconds=captured.wait_seconds,
+            overflow=captured.overflow,
+            on_late=metrics.count_late,
+        )
+        given = (settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
         serving = Serving(*given, Redactor(captured.redact), wire)
         driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
@@ -88,18 +95,6 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             await driver.close()
-
-
-@asynccontextmanager
-async def committer(path: Path, run_dir: Path, captured: CaptureConfig) -> AsyncIterator[None]:
-    """Run ``retort log commit --watch`` beside us; it makes a last commit when we end it."""
-    captured.spool.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "gateway", "log", "commit", "--watch", "-c", str(path)]
-    process = GuardedProcess.start(command, {}, run_dir / "committer.log")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(process.stop)
 
 
 @asynccontextmanager
@@ -136,6 +131,7 @@ def spool_limits(captured: CaptureConfig) -> SpoolLimits:
         sync_seconds=captured.sync_seconds,
         segment_bytes=captured.segment_bytes,
         segment_seconds=captured.segment_seconds,
+        buffer_bytes=captured.buffer_bytes,
     )
 
 

@@ -43,7 +43,7 @@ async def test_a_request_that_refuses_capture_leaves_no_text(
 
     assert "vllm_xargs" not in s.engine.bodies[0]
     assert "x-retort-capture" not in s.engine.headers[0]
-    assert (row["capture"], row["status"], row["completion_tokens"]) == ("off", "completed", 4)
+    assert (row["capture"], row["status"], row["completion_tokens"]) == ("off", "completed", 2)
     assert (row["request"], row["params"], row["response_text"]) == ("null", "{}", [])
     assert on_disk(s.spool_dir, "canary") == []
 

@@ -15,6 +15,7 @@ from capture.writer import Spool, SpoolLimits
 from gateway.app import create_app
 from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
+from gateway.keeper import Keeper
 from gateway.metrics import Metrics
 from gateway.relay import Serving
 from gateway.routing import Deployment, Route, RouteTable
@@ -61,7 +62,10 @@ async def stand(folder: Path, **settings: object) -> AsyncIterator[Stand]:
         spool = Spool(folder / "spool", "exchanges", encode, limits=LIMITS)
         metrics = Metrics.create(folder / "spool")
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
-        serving = Serving(config, table, upstream, spool, metrics.begin, ended.put_nowait)
+        keeper = Keeper(spool, wait_seconds=5, overflow="shed_capture", on_late=metrics.count_late)
+        serving = Serving(
+            *(config, table, upstream, spool, metrics.begin, ended.put_nowait, keeper)
+        )
         async with (
             served(create_app(serving, metrics)) as url,
             httpx.AsyncClient(base_url=url, timeout=10.0) as client,
