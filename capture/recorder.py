@@ -26,7 +26,7 @@ from capture.schema import Flag
 
 Step = TypeVar("Step")
 logger = logging.getLogger(__name__)
-TICK_SECONDS = 0.05
+TICK_SECONDS = 0.1
 LINGER_SECONDS = 2.0
 IDLE_SECONDS = 10.0
 FORGET_SECONDS = 120.0
@@ -97,7 +97,8 @@ class Recorder(Generic[Step]):
         self._begun.append(choice)
         if not choice.start:  # else it is the rest of one that was counted
             self._spool.account.start()
-        self._wake.set()
+        if not self._open:  # else it looks within a tick, and being woken would stall the engine
+            self._wake.set()
 
     def push(self, step: Step, num_bytes: int) -> None:
         """Take one step; ``num_bytes`` is what it holds in memory."""
@@ -118,7 +119,7 @@ class Recorder(Generic[Step]):
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(TICK_SECONDS if self._open else None)
+            self._wake.wait(TICK_SECONDS if self._open or self._begun else None)
             self._wake.clear()
             self._work(time.monotonic())
         self._work(time.monotonic() + FORGET_SECONDS)
