@@ -101,6 +101,7 @@ async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]
         segment_bytes=captured.segment_bytes,
         segment_seconds=captured.segment_seconds,
         buffer_bytes=captured.buffer_bytes,
+        holds_rows=captured.overflow == "shed_traffic",
     )
     spool = Spool(captured.spool, "exchanges", encode, limits=limits)
     try:
