@@ -1,6 +1,5 @@
 """What became of every row that began: ``started = written + dropped + in flight``."""
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -77,26 +76,32 @@ class Account:
         with self._lock:
             return self._dropped.total()
 
-    def save(self) -> None:
-        """Write the counts down if they have changed; a reader sees old or new, never half.
+    def counts(self) -> Counts | None:
+        """The counts to be saved; None if they have not changed since they were last asked for."""
+        with self._lock:
+            if self._is_saved:
+                return None
+            self._is_saved = True
+            return Counts(
+                table=self._table,
+                writer=self._writer,
+                started=self._started,
+                written=self._written,
+                dropped=dict(self._dropped),
+            )
+
+    def save(self, counts: Counts | None = None) -> None:
+        """Write counts down, by default those of now; a reader sees old or new, never half.
 
         Raises:
             OSError: If the disk refuses; the counts stay and the next call tries again.
         """
-        with self._lock:
-            if self._is_saved:
-                return
-            self._is_saved = True
-            counts = {
-                "table": self._table,
-                "writer": self._writer,
-                "started": self._started,
-                "written": self._written,
-                "dropped": dict(self._dropped),
-            }
+        counts = counts or self.counts()
+        if counts is None:
+            return
         temporary = self.path.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(counts), encoding="utf-8")
+            temporary.write_text(counts.model_dump_json(), encoding="utf-8")
             temporary.replace(self.path)
         except OSError:
             self._is_saved = False

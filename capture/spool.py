@@ -48,20 +48,81 @@ class SegmentName:
         return folder / f"{self.table}-{self.writer}-{self.sequence:06d}{suffix}"
 
 
-class SegmentWriter:
-    """Appends batches of one table to segment after segment; one thread, one writer.
+class OpenSegment:
+    """A segment under way. Whoever syncs it also closes it; another thread may append meanwhile.
 
     Attributes:
-        num_bytes: Size of the segment under way.
+        num_bytes: Its size.
+        has_failed: Whether the disk has refused something; recovery closes it then.
+    """
+
+    def __init__(self, folder: Path, name: SegmentName) -> None:
+        self._folder = folder
+        self._name = name
+        self._file = create_locked(name.path(folder, OPEN))
+        self._is_listed = False
+        self.num_bytes = 0
+        self.has_failed = False
+
+    def append(self, payloads: Sequence[bytes | pa.Buffer]) -> None:
+        """Append frames with one call, or leave the file as it was."""
+        parts = [part for payload in payloads for part in frame(payload)]
+        written = os.writev(self._file, parts)
+        if written != sum(len(part) for part in parts):
+            os.ftruncate(self._file, self.num_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.num_bytes += written
+
+    def sync(self) -> None:
+        """Bring everything appended, and the segment's name, onto the disk."""
+        try:
+            os.fdatasync(self._file)
+        except OSError:
+            self.has_failed = True
+            raise
+        if not self._is_listed:
+            sync_folder(self._folder)
+            self._is_listed = True
+
+    def close(self) -> None:
+        """Bring it onto the disk and close it, so that it may be committed."""
+        try:
+            if not self.has_failed:
+                os.fsync(self._file)
+                self._name.path(self._folder, OPEN).rename(self._name.path(self._folder, CLOSED))
+                sync_folder(self._folder)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of it; recovery closes it."""
+        os.close(self._file)
+
+    def remove(self) -> None:
+        """Take it off the disk."""
+        try:
+            self._name.path(self._folder, OPEN).unlink()
+        finally:
+            self.abandon()
+
+
+class SegmentWriter:
+    """Appends batches of one table to segment after segment; one writer.
+
+    Attributes:
+        current: The segment under way; taking it away makes the next batch begin another.
     """
 
     def __init__(self, folder: Path, table: str, schema: pa.Schema, writer_id: str) -> None:
         self._folder = folder
         self._schema = schema
         self._name = SegmentName(table, writer_id, 0)
-        self._file: int | None = None
-        self._is_listed = False
-        self.num_bytes = 0
+        self.current: OpenSegment | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the segment under way."""
+        return self.current.num_bytes if self.current else 0
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Hand a batch to the operating system: it survives us, but not yet a power loss.
@@ -69,61 +130,37 @@ class SegmentWriter:
         Raises:
             OSError: If the disk refuses; the batch is then not in the segment.
         """
-        file = self._open() if self._file is None else self._file
-        self._write(file, [batch.serialize()])
-
-    def sync(self) -> None:
-        """Bring everything appended, and the segment's name, onto the disk."""
-        if self._file is None:
-            return
-        os.fdatasync(self._file)
-        if not self._is_listed:
-            sync_folder(self._folder)
-            self._is_listed = True
+        if self.current is None:
+            self.current = self._open()
+        self.current.append([batch.serialize()])
 
     def rotate(self) -> None:
         """Close the segment under way, if any, so that it may be committed."""
-        if self._file is None:
-            return
-        os.fsync(self._file)
-        self._name.path(self._folder, OPEN).rename(self._name.path(self._folder, CLOSED))
-        sync_folder(self._folder)
-        self.abandon()
+        segment, self.current = self.current, None
+        if segment is not None:
+            segment.close()
 
     def abandon(self) -> None:
-        """Let go of a segment that the disk refuses to take more of; recovery closes it."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Let go of the segment under way, if any; recovery closes it."""
+        segment, self.current = self.current, None
+        if segment is not None:
+            segment.abandon()
 
-    def _open(self) -> int:
+    def _open(self) -> OpenSegment:
         self._name = replace(self._name, sequence=self._name.sequence + 1)
-        path = self._name.path(self._folder, OPEN)
-        file = create_locked(path)
-        self.num_bytes, self._is_listed = 0, False
         header = {
             "format_version": FORMAT_VERSION,
             "table": self._name.table,
             "writer": self._name.writer,
             "sequence": self._name.sequence,
         }
+        segment = OpenSegment(self._folder, self._name)
         try:
-            self._write(file, [json.dumps(header).encode(), self._schema.serialize()])
+            segment.append([json.dumps(header).encode(), self._schema.serialize()])
         except OSError:
-            path.unlink()
-            os.close(file)
+            segment.remove()
             raise
-        self._file = file
-        return file
-
-    def _write(self, file: int, payloads: Sequence[bytes | pa.Buffer]) -> None:
-        """Append frames with one call, or leave the file as it was."""
-        parts = [part for payload in payloads for part in frame(payload)]
-        written = os.writev(file, parts)
-        if written != sum(len(part) for part in parts):
-            os.ftruncate(file, self.num_bytes)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.num_bytes += written
+        return segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,7 +16,9 @@ from capture.account import Account
 from capture.locks import create_locked
 from capture.schema import TABLES
 from capture.spool import LOCK, SegmentWriter
+from capture.syncer import Syncer
 
+RETRY_SECONDS = 0.5
 FILLING_FRACTION = 0.75  # the rest of the buffer is for rows already under way
 T = TypeVar("T")
 Written = Callable[[], None]
@@ -32,12 +34,14 @@ class SpoolLimits:
         segment_bytes: Size at which a segment is closed.
         segment_seconds: Age at which a segment is closed.
         buffer_bytes: Most bytes of rows that wait to be written; beyond it rows are dropped.
+        holds_rows: Whether rows that the disk refuses wait too, instead of being dropped at once.
     """
 
     sync_seconds: float = 0.1
     segment_bytes: int = 64 * 1024 * 1024
     segment_seconds: float = 5.0
     buffer_bytes: int = 64 * 1024 * 1024
+    holds_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class _Offer(Generic[T]):
 
 
 class Spool(Generic[T]):
-    """One table's rows on their way to segments; written, synced and rotated by one thread.
+    """One table's rows on their way to segments: one thread writes, another waits for the disk.
 
     A store that fails loses rows, counted, and never a caller's time: after an error the next
     rows go to a fresh segment. The counts on disk never claim a row that is not there too.
@@ -78,19 +82,24 @@ class Spool(Generic[T]):
         writer = uuid.uuid4().hex
         self._lock_path = folder / f"{table}-{writer}{LOCK}"
         self._lock_file = create_locked(self._lock_path)
-        self.account = Account(folder, table, writer, self._on_account)
         self._segments = SegmentWriter(folder, table, TABLES[table], writer)
+        self.account = Account(folder, table, writer, self._on_account)
+        self._syncer = Syncer(
+            *(self._segments, self.account, limits.sync_seconds),
+            on_error=self._on_error,
+            tell=_tell,
+        )
         self._encode = encode
         self._limits = limits
         self._offers: list[_Offer[T]] = []
         self._waiting_bytes = 0
         self._opened_at: float | None = None
-        self._changed_at: float | None = None  # since when something is not on the disk
         self._is_closing = False
         self._is_failing = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"spool-{table}", daemon=True)
         self._thread.start()
+        self._syncer.start()
 
     def offer(
         self, row: T, size_bytes: int, *, written: Written | None = None, synced: bool = False
@@ -130,11 +139,7 @@ class Spool(Generic[T]):
         self._thread.join()
 
     def _on_account(self) -> None:
-        """Make sure that changed counts reach the disk even if no row follows."""
-        with self._wake:
-            if self._changed_at is None:
-                self._changed_at = time.monotonic()
-                self._wake.notify()
+        self._syncer.changed()
 
     def _run(self) -> None:
         pa.array([0])  # Arrow looks for pandas on its first array: a second that no row shall wait
@@ -142,109 +147,113 @@ class Spool(Generic[T]):
         while not is_last:
             offers, is_last = self._take()
             if offers:
-                self._write(offers)
+                refused = self._write(offers, may_wait=self._limits.holds_rows and not is_last)
                 with self._wake:
                     self._waiting_bytes -= sum(offer.size_bytes for offer in offers)
-            if is_last or _is_due(self._changed_at, self._limits.sync_seconds):
-                self._settle()
+                if refused:
+                    self._hold(refused)
             is_full = self._segments.num_bytes >= self._limits.segment_bytes
-            if is_last or is_full or _is_due(self._opened_at, self._limits.segment_seconds):
+            if is_last or is_full or self._seconds_to_rotation() == 0:
                 self._rotate()
-        self._settle()
+        self._syncer.close()
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock_file)
 
     def _take(self) -> tuple[list[_Offer[T]], bool]:
-        """Wait for rows, a deadline or the end; whether these rows are the last."""
+        """Wait for rows, for the segment's age or the end; whether these rows are the last."""
         with self._wake:
             if not self._offers and not self._is_closing:
-                self._wake.wait(self._seconds_to_deadline())
+                self._wake.wait(self._seconds_to_rotation())
             offers, self._offers = self._offers, []
             return offers, self._is_closing
 
-    def _seconds_to_deadline(self) -> float | None:
-        """Time until a sync or a rotation is due, None if neither will be."""
-        deadlines = [
-            since + limit
-            for since, limit in (
-                (self._changed_at, self._limits.sync_seconds),
-                (self._opened_at, self._limits.segment_seconds),
-            )
-            if since is not None
-        ]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    def _seconds_to_rotation(self) -> float | None:
+        """Time until the segment under way is old enough, None if there is none."""
+        if self._opened_at is None:
+            return None
+        return max(0.0, self._opened_at + self._limits.segment_seconds - time.monotonic())
 
-    def _write(self, offers: list[_Offer[T]]) -> None:
-        """Append everything as one batch, then tell those who wait for it."""
-        for batch in self._encoded(offers):
-            try:
-                self._segments.append(batch)
-            except OSError as error:
-                self._fail(error)
-                self.account.drop("store", batch.num_rows)
+    def _hold(self, refused: list[_Offer[T]]) -> None:
+        """Let rows that the disk refused wait for a better moment."""
+        with self._wake:
+            self._offers[:0] = refused
+            self._waiting_bytes += sum(offer.size_bytes for offer in refused)
+            self._wake.wait_for(lambda: self._is_closing, RETRY_SECONDS)
+
+    def _write(self, offers: list[_Offer[T]], *, may_wait: bool) -> list[_Offer[T]]:
+        """Append everything as one batch and tell those who wait for it.
+
+        Returns:
+            Rows that the disk refuses and that may wait.
+        """
+        refused: list[_Offer[T]] = []
+        for encoded, batch in self._encoded(offers):
+            if self._append(batch):
+                self._told(encoded)
+            elif may_wait:
+                refused += encoded
             else:
-                self._is_failing = False
-                self._opened_at = self._opened_at or time.monotonic()
-                self.account.write(batch.num_rows)
-        _tell(offer for offer in offers if not offer.synced)
-        strict = [offer for offer in offers if offer.synced]
-        if strict:
-            self._sync()
-            _tell(strict)
+                self.account.drop("store", batch.num_rows)
+                self._told(encoded)
+        return refused
 
-    def _encoded(self, offers: list[_Offer[T]]) -> list[pa.RecordBatch]:
+    def _append(self, batch: pa.RecordBatch) -> bool:
+        if self._segments.current is not None and self._segments.current.has_failed:
+            self._rotate()
+        try:
+            self._segments.append(batch)
+        except OSError as error:
+            self._on_error(error)
+            self._abandon()
+            return False
+        self._is_failing = False
+        self._opened_at = self._opened_at or time.monotonic()
+        self.account.write(batch.num_rows)
+        return True
+
+    def _told(self, offers: list[_Offer[T]]) -> None:
+        """Tell those whose rows are written, or lost; those who asked for it after a sync."""
+        told = [(offer.written, offer.synced) for offer in offers if offer.written is not None]
+        _tell(written for written, synced in told if not synced)
+        strict = [written for written, synced in told if synced]
+        if strict:
+            self._syncer.sync_for(strict)
+
+    def _encoded(self, offers: list[_Offer[T]]) -> Iterator[tuple[list[_Offer[T]], pa.RecordBatch]]:
         """Encode all rows at once; one that cannot be encoded does not take others along."""
         try:
-            return [self._encode([offer.row for offer in offers])]
+            batch = self._encode([offer.row for offer in offers])
         except Exception as error:  # noqa: BLE001  the caller's function; it must not end us
             if len(offers) > 1:
-                return [batch for offer in offers for batch in self._encoded([offer])]
+                for offer in offers:
+                    yield from self._encoded([offer])
+                return
             # Only the type: messages of encoders quote what they could not encode.
             logger.warning("a row cannot be encoded (%s); it is dropped", type(error).__name__)
             self.account.drop("encode")
-            return []
-
-    def _sync(self) -> None:
-        try:
-            self._segments.sync()
-        except OSError as error:
-            self._fail(error)
-
-    def _settle(self) -> None:
-        """Bring rows onto the disk, then their counts."""
-        self._changed_at = None
-        self._sync()
-        try:
-            self.account.save()
-        except OSError as error:
-            self._fail(error)
-            self._changed_at = time.monotonic()
+            self._told(offers)
+        else:
+            yield offers, batch
 
     def _rotate(self) -> None:
         self._opened_at = None
-        try:
-            self._segments.rotate()
-        except OSError as error:
-            self._fail(error)
+        self._syncer.end()
 
-    def _fail(self, error: OSError) -> None:
+    def _abandon(self) -> None:
         """Leave the segment to recovery; the next rows get a fresh one."""
+        if self._segments.current is not None:
+            self._segments.current.has_failed = True
+        self._rotate()
+
+    def _on_error(self, error: OSError) -> None:
         if not self._is_failing:
             self._is_failing = True
             logger.warning("the spool's disk fails (%s): rows are dropped and counted", error)
-        self._segments.abandon()
-        self._opened_at = None
 
 
-def _is_due(since: float | None, seconds: float) -> bool:
-    return since is not None and time.monotonic() - since >= seconds
-
-
-def _tell(offers: Iterable[_Offer[T]]) -> None:
-    for offer in offers:
-        if offer.written is None:
-            continue
+def _tell(waiting: Iterable[Written]) -> None:
+    for written in waiting:
         try:
-            offer.written()
+            written()
         except Exception:
             logger.exception("a caller's callback failed after its row was written")

@@ -132,6 +132,7 @@ def spool_limits(captured: CaptureConfig) -> SpoolLimits:
         segment_bytes=captured.segment_bytes,
         segment_seconds=captured.segment_seconds,
         buffer_bytes=captured.buffer_bytes,
+        holds_rows=captured.overflow == "shed_traffic",
     )
 
 

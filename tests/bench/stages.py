@@ -71,7 +71,8 @@ def select(logits: Sequence[torch.Tensor]) -> list[Candidates]:
 def write(writer: SegmentWriter, batch: pa.RecordBatch) -> None:
     """Append and sync."""
     writer.append(batch)
-    writer.sync()
+    if writer.current is not None:
+        writer.current.sync()
 
 
 def assemble(tops: Sequence[Candidates]) -> list[LogitRow]:

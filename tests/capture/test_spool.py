@@ -14,6 +14,8 @@ from capture.locks import create_locked
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS
 from capture.spool import (
+    OpenSegment,
+    SegmentName,
     SegmentWriter,
     closed_segments,
     living_writers,
@@ -153,11 +155,10 @@ def test_a_segment_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_segment_of_another_format_is_named_with_what_was_expected(tmp_path: Path) -> None:
-    path = tmp_path / "logits-w-000001.seg"
-    writer = SegmentWriter(tmp_path, "logits", LOGITS, "w")
-    file = create_locked(path)
-    writer._write(file, [b'{"format_version": 9}', LOGITS.serialize()])
-    os.close(file)
+    segment = OpenSegment(tmp_path, SegmentName("logits", "w", 1))
+    segment.append([b'{"format_version": 9}', LOGITS.serialize()])
+    segment.close()
+    (path,) = closed_segments(tmp_path)
 
     with pytest.raises(SpoolError, match="format 9, expected 1"):
         read_segment(path)

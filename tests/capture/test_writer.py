@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from capture import writer
 from capture.account import read_counts
 from capture.rows import LogitRow, encode_logits
 from capture.spool import closed_segments, read_segment, recover, segments
 from capture.writer import Spool, SpoolLimits
-from tests.support.full_disk import full_disk
+from tests.support.full_disk import failing_disk, full_disk
 from tests.support.log_rows import logit_row
 
 LONG = 600.0  # longer than any test: a deadline that must not be what makes it pass
@@ -88,26 +89,32 @@ def test_written_is_called_when_the_row_is_in_the_file(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_synced_waits_for_the_disk_and_plain_written_does_not(
+def test_only_synced_rows_wait_for_a_disk_that_takes_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
-    real, gate = os.fdatasync, Gate()
+    real, syncing, goes_on = os.fsync, threading.Event(), threading.Event()
 
     def sync(file: int) -> None:
+        syncing.set()
+        assert goes_on.wait(10)
         real(file)
         happened.append("sync")
 
+    monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "fdatasync", sync)
-    spool = open_spool(tmp_path, gate.encode)
+    spool = open_spool(tmp_path, segment_bytes=1)  # closing segments does not hold rows up either
     spool.offer(logit_row("a"), 100, written=lambda: happened.append("strict"), synced=True)
-    assert gate.entered.wait(10)
-    spool.offer(logit_row("b"), 100, written=lambda: happened.append("strict"), synced=True)
-    spool.offer(logit_row("c"), 100, written=lambda: happened.append("durable"))
-    gate.opened.set()
+    assert syncing.wait(10)
+    for name in "bc":
+        offer_and_wait(spool, logit_row(name))
+        happened.append("durable")
+    goes_on.set()
     spool.close()
 
-    assert happened[:5] == ["sync", "strict", "durable", "sync", "strict"]
+    assert happened[:3] == ["durable", "durable", "sync"]
+    assert happened.count("strict") == 1
+    assert rows_in(tmp_path) == ["a", "b", "c"]
 
 
 def test_a_full_buffer_drops_and_counts_without_waiting(tmp_path: Path) -> None:
@@ -316,3 +323,21 @@ def test_counts_that_the_disk_refused_are_saved_when_it_is_back(
 
     assert [counts.started for counts in read_counts(tmp_path).values()] == [1]
     spool.close()
+
+
+def test_rows_may_wait_for_a_full_disk_and_are_all_written_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.01)
+    spool = open_spool(tmp_path, holds_rows=True, buffer_bytes=1000)
+    with failing_disk(monkeypatch, errno.ENOSPC) as refusals:
+        taken = [spool.offer(logit_row(f"x{i}"), 400) for i in range(3)]
+        assert refusals.acquire(timeout=10)
+        assert refusals.acquire(timeout=10)
+        assert spool.is_filling
+    spool.close()
+
+    assert taken == [True, True, False]
+    assert rows_in(tmp_path) == ["x0", "x1"]
+    (counts,) = read_counts(tmp_path).values()
+    assert (counts.written, counts.dropped) == (2, {"overflow": 1})

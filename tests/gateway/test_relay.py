@@ -15,7 +15,7 @@ from capture.writer import Spool, SpoolLimits
 from gateway.app import create_app
 from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
-from gateway.keeper import Keeper
+from gateway.keeper import Keeper, Overflow
 from gateway.metrics import Metrics
 from gateway.relay import Serving
 from gateway.routing import Deployment, Route, RouteTable
@@ -50,7 +50,14 @@ def chat(word: str, **more: object) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def stand(folder: Path, **settings: object) -> AsyncIterator[Stand]:
+async def stand(
+    folder: Path,
+    *,
+    limits: SpoolLimits = LIMITS,
+    wait_seconds: float = 5,
+    overflow: Overflow = "shed_capture",
+    **settings: object,
+) -> AsyncIterator[Stand]:
     engine = FakeEngine()
     async with served(engine.app) as engine_url:
         config = GatewayConfig.model_validate(
@@ -59,10 +66,12 @@ async def stand(folder: Path, **settings: object) -> AsyncIterator[Stand]:
         deployment = Deployment("teacher", engine_url, "teacher", "rev", capture=True)
         table = RouteTable({"support": Route(deployment)})
         upstream = Upstream.create(1.0, config.idle_timeout_seconds)
-        spool = Spool(folder / "spool", "exchanges", encode, limits=LIMITS)
+        spool = Spool(folder / "spool", "exchanges", encode, limits=limits)
         metrics = Metrics.create(folder / "spool")
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
-        keeper = Keeper(spool, wait_seconds=5, overflow="shed_capture", on_late=metrics.count_late)
+        keeper = Keeper(
+            spool, wait_seconds=wait_seconds, overflow=overflow, on_late=metrics.count_late
+        )
         serving = Serving(
             *(config, table, upstream, spool, metrics.begin, ended.put_nowait, keeper)
         )

@@ -13,7 +13,7 @@ from capture.config import load
 from capture.engine import free_port
 from capture.log import Log, query
 from capture.verify import verify
-from tests.support.killable import Committers, Killable, wait_for
+from tests.support.killable import Committers, Killable, Victim, wait_for
 from tests.support.retort import RETORT, address
 from tests.support.traffic import Ledger, traffic
 
@@ -48,10 +48,9 @@ async def kill_under_load(folder: Path, config: Path, *, engine: str, kills: int
     engine_process = Killable(command, f"http://{engine}/", folder / "engine.log")
     serve = [*RETORT, "serve", "-c", str(config)]
     gateway = Killable(serve, f"{listen}/readyz", folder / "gateway.log")
-    committers = Committers(config)
+    victims: list[Victim] = [engine_process, gateway, committers := Committers(config)]
     async with traffic(listen, ROUTES, clients=4, seed=kills) as ledger:
         for _ in range(kills):
-            victims: list[Killable | Committers] = [engine_process, gateway, committers]
             victim = random.choice(victims)
             await asyncio.sleep(random.random() * 0.5)
             await asyncio.to_thread(victim.kill)

@@ -7,6 +7,7 @@ bytes, as the tap does for an answer whose last token it has seen.
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,14 +34,10 @@ class TappedEngine(FakeEngine):
         tags = (await request.json()).get("vllm_xargs", {})
         if tags:
             self.spool.account.start()
-            loop, written = asyncio.get_running_loop(), asyncio.Event()
-
-            def tell() -> None:
-                loop.call_soon_threadsafe(written.set)
-
+            written = threading.Event()
             row = logit_row(str(tags["retort"]))
-            self.spool.offer(row, row.num_bytes, written=tell)
-            await written.wait()
+            self.spool.offer(row, row.num_bytes, written=written.set)
+            await asyncio.to_thread(written.wait)
         return await super().chat(request)
 
     async def events(self, word: str, body: Body) -> AsyncIterator[bytes]:

@@ -7,12 +7,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
 from tests.support.retort import RETORT
 
 START_SECONDS = 30.0
+
+
+class Victim(Protocol):
+    """What can be killed and started again."""
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
 
 
 class Killable:
