@@ -96,6 +96,8 @@ def cut(rows: Rows, *, k_min: int, mass: float) -> Iterator[tuple[int, Piece]]:
     The last row of a position counts: a partly prefilled prompt makes rows whose sample the
     engine discards, and so does a request that is computed again after a preemption.
     """
+    if not len(rows.owner_R):
+        return
     order = np.lexsort((rows.position_R, rows.owner_R))  # stable: arrivals stay in order
     owner, position = rows.owner_R[order], rows.position_R[order]
     is_last = np.ones(len(order), bool)

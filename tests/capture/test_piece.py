@@ -27,6 +27,13 @@ def rows_of(arrivals: list[tuple[int, int, int]]) -> Rows:
     return Rows.joined(steps)
 
 
+def test_steps_without_a_row_to_keep_have_no_piece() -> None:
+    rows = rows_of([(1, 0, 2)])
+    none = Rows(rows.owner_R[:0], rows.position_R[:0], rows.ids_RK[:0], rows.logprobs_RK[:0])
+
+    assert list(cut(none, k_min=1, mass=0.5)) == []
+
+
 @settings(deadline=None)
 @given(ARRIVALS)
 def test_pieces_hold_the_last_row_of_every_position(arrivals: list[tuple[int, int, int]]) -> None:
