@@ -51,7 +51,7 @@ class Exchange:
         chunks: The answer's bytes as the client gets them.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
-        aborted: Whether the client left first.
+        aborted: Whether the client left first, or the rollout that a shadow was for.
         first_byte: Monotonic seconds of the answer's first byte.
         ended: Monotonic seconds of its last.
     """
@@ -80,7 +80,7 @@ class Exchange:
 
     @property
     def status(self) -> str:
-        """``completed``, ``aborted`` (by the client), ``rejected`` (4xx) or ``failed``."""
+        """``completed``, ``aborted`` (by whoever asked), ``rejected`` (4xx) or ``failed``."""
         if self.aborted:
             return "aborted"
         if self.http_status is not None and 400 <= self.http_status < 500:  # noqa: PLR2004

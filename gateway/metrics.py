@@ -1,14 +1,15 @@
 """Prometheus metrics of the gateway, with bounded labels: route, deployment, role, reason."""
 
+from collections import Counter as Totals
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from capture.account import read_counts
 from gateway.exchange import Exchange
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -91,11 +92,13 @@ class CaptureCounts(Collector):
         dropped = CounterMetricFamily(
             "retort_capture_dropped", "Rows lost.", labels=("table", "reason")
         )
-        for path in sorted(self._spool.glob("*.account.json")):
-            account = orjson.loads(path.read_bytes())
-            table = account["table"]
-            started.add_metric((table,), account["started"])
-            written.add_metric((table,), account["written"])
-            for reason, count in account["dropped"].items():
-                dropped.add_metric((table, reason), count)
+        begun, kept, lost = (Totals[tuple[str, ...]]() for _ in range(3))
+        for counts in read_counts(self._spool).values():
+            begun[counts.table,] += counts.started
+            kept[counts.table,] += counts.written
+            for reason, number in counts.dropped.items():
+                lost[counts.table, reason] += number
+        for family, totals in ((started, begun), (written, kept), (dropped, lost)):
+            for labels, total in totals.items():
+                family.add_metric(labels, total)
         yield from (started, written, dropped)

@@ -111,7 +111,11 @@ class Mirror:
             shadow.error_type = error.code
         except TimeoutError:
             shadow.error_type = "timeout"
-        shadow.ended = time.monotonic()
-        self._spool.offer(shadow, shadow.num_bytes)
-        self._metrics.observe(shadow)
+        except asyncio.CancelledError:
+            shadow.aborted = True
+            raise
+        finally:
+            shadow.ended = time.monotonic()
+            self._spool.offer(shadow, shadow.num_bytes)
+            self._metrics.observe(shadow)
         return shadow

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from transformers.utils.logging import disable_progress_bar
 
 from capture.errors import ConfigError
 from capture.log import Log
@@ -77,5 +76,4 @@ def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
     log = Log(config.log)
     snapshot = log.snapshot(config.where)
     table = log.read(snapshot, COLUMNS)
-    disable_progress_bar()  # transformers' own bars would tear ours
     return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)

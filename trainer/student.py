@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from capture.revision import tokenizer_hash
 from trainer.errors import ModelError
@@ -59,6 +60,7 @@ def count_parameters(model: PreTrainedModel) -> int:
 def _open(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; give a Hugging Face model folder")
+    disable_progress_bar()  # it would tear our own
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:

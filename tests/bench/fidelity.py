@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from capture.rows import Floats, LogitRow
+from capture.rows import Floats
 from tests.bench.teacher import VOCABULARY, Answered, Doubles
 from trainer.dataset import Dataset
-
-GRID_BITS = 13  # a step of 2**-13 nats: never off by more than 6.1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +55,6 @@ class Stored:
             dataset.topk_logprobs.values.astype(np.float32),
             dataset.tail_logprob.values.astype(np.float32),
         )
-
-    @classmethod
-    def on_grid(cls, rows: Sequence[LogitRow]) -> "Stored":
-        """What it would find if logprobs were rounded by ``on_grid``."""
-        lists = ("topk_size", "topk_logprobs", "tail_logprob")
-        size_N, logprobs_M, tail_N = (
-            np.concatenate([getattr(row, name) for row in rows]) for name in lists
-        )
-        return cls(size_N, on_grid(logprobs_M), on_grid(tail_N))
-
-
-def on_grid(values: Floats) -> Floats:
-    """Round logprobs to multiples of ``2**-GRID_BITS`` nats: an absolute bound on the error."""
-    rounded: Floats = np.ldexp(np.rint(np.ldexp(values, GRID_BITS)), -GRID_BITS)
-    return rounded
 
 
 def fidelity(answered: Sequence[Answered], stored: Stored) -> Fidelity:

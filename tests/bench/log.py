@@ -21,7 +21,7 @@ from rich.table import Table
 
 from capture.config import CaptureConfig
 from capture.rows import LogitRow
-from tests.bench.fidelity import GRID_BITS, Stored, fidelity, on_grid
+from tests.bench.fidelity import Stored, fidelity
 from tests.bench.formats import BUDGET, RECOMMENDED, json_bytes, nested_bytes
 from tests.bench.store import Store, best_seconds, collate_all, logged_rows
 from tests.bench.teacher import FLATTER, SERVED, VOCABULARY, Answered, Traffic, answers
@@ -78,17 +78,11 @@ def measure_traffic(traffic: Traffic, num_tokens: int, home: Path) -> Report:
     answered = list(answers(traffic, num_tokens))
     rows = [one.row for one in answered]
     report, store = measure(rows, VOCABULARY, home)
-    size_on_grid = store.bytes_rounded_by(on_grid, rows)
     return {
         "source": traffic.source,
         **_shares(answered),
         **report,
         **asdict(fidelity(answered, Stored.read(store.read()))),
-        "proposal": {
-            "rounding": f"to multiples of 2**-{GRID_BITS} nats instead of 10 mantissa bits",
-            "bytes_per_token": size_on_grid / num_tokens,
-            **asdict(fidelity(answered, Stored.on_grid(rows))),
-        },
     }
 
 

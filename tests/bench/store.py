@@ -15,10 +15,9 @@ from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.delta import DataFile, active_files, open_table
 from capture.log import Log, query
-from capture.parquet import ROUNDED, ROW_GROUP_ROWS, SPLIT
 from capture.revision import tokenizer_hash
 from capture.rewrite import compact
-from capture.rows import Floats, LogitRow, encode_exchanges, encode_logits
+from capture.rows import LogitRow, encode_exchanges, encode_logits
 from capture.schema import LOGITS, TABLES
 from capture.spool import SegmentWriter
 from tests.support.log_rows import exchange_row
@@ -90,31 +89,6 @@ class Store:
                     name = column.path_in_schema.split(".")[0]
                     sizes[name] = sizes.get(name, 0) + column.total_compressed_size
         return sizes
-
-    def bytes_rounded_by(
-        self, rounding: Callable[[Floats], Floats], rows: Sequence[LogitRow]
-    ) -> int:
-        """Size of the same file if logprobs were rounded otherwise."""
-        table = pa.Table.from_batches([encode_logits(rows)]).drop_columns(["day"])
-        for name in ROUNDED:
-            column = table[name].combine_chunks()
-            values = pa.ListArray.from_arrays(column.offsets, rounding(np.asarray(column.values)))
-            table = table.set_column(table.column_names.index(name), name, values)
-        leaves = {
-            name: f"{name}.list.element" if pa.types.is_list(table.field(name).type) else name
-            for name in table.column_names
-        }
-        path = self.folder.parent / "rounded.parquet"
-        pq.write_table(
-            table,
-            path,
-            row_group_size=ROW_GROUP_ROWS,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=[leaf for name, leaf in leaves.items() if name not in SPLIT],
-            column_encoding={leaves[name]: "BYTE_STREAM_SPLIT" for name in SPLIT},
-        )
-        return path.stat().st_size
 
 
 def best_seconds(action: Callable[[], object], repeats: int) -> float:

@@ -23,8 +23,7 @@ def test_the_benchmark_measures_every_layout(tmp_path: Path) -> None:
     assert sum(found["bytes_per_token_by_column"].values()) < sizes["retort"]
     assert 0 < found["kl_stored_nats"] < 1e-6
     assert found["kl_stored_nats"] < found["kl_full_nats"] < 0.1
-    assert 0 < found["max_logprob_error_nats"] < 2**-11 * 20
-    assert found["proposal"]["max_logprob_error_nats"] < 1e-4
+    assert 0 < found["max_logprob_error_nats"] < 1e-4
     assert found["read_mtokens_per_second"] > 0
     assert found["source"].startswith("generated")
 

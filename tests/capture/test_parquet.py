@@ -7,43 +7,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from capture.parquet import KEPT_BITS, round_mantissa, rounded, write_parquet
+from capture.parquet import GRID_NATS, round_logprobs, rounded, write_parquet
 from capture.rows import encode_exchanges, encode_logits
 from tests.support.log_rows import exchange_row, logit_row
 
-# The largest floats would round up to infinity; no logprob is anywhere near them.
-FLOATS = arrays.arrays(np.float32, st.integers(0, 20), elements=st.floats(-(2.0**126), 0, width=32))
+LOGPROBS = arrays.arrays(np.float32, st.integers(0, 20), elements=st.floats(-1e6, 0, width=32))
 
 
-@given(values=FLOATS)
-def test_rounding_moves_a_value_by_at_most_half_a_kept_bit(values: np.ndarray) -> None:
-    moved = np.abs(round_mantissa(values).astype(np.float64) - values)
-    assert (
-        moved <= np.maximum(np.abs(values.astype(np.float64)) * 2.0 ** -(KEPT_BITS + 1), 2.0**-137)
-    ).all()
+@given(values=LOGPROBS)
+def test_rounding_moves_a_logprob_by_less_than_1e_4_nats(values: np.ndarray) -> None:
+    moved = np.abs(round_logprobs(values).astype(np.float64) - values)
+    assert (moved <= GRID_NATS / 2).all()
+    assert GRID_NATS / 2 < 1e-4
 
 
-@given(values=FLOATS)
+@given(values=LOGPROBS)
 def test_rounding_keeps_order_and_is_done_once(values: np.ndarray) -> None:
-    once = round_mantissa(np.sort(values))
+    once = round_logprobs(np.sort(values))
     assert (np.diff(once) >= 0).all()
-    assert np.array_equal(round_mantissa(once), once)
-
-
-@given(values=FLOATS)
-def test_rounding_leaves_low_mantissa_bits_empty(values: np.ndarray) -> None:
-    assert not (round_mantissa(values).view(np.uint32) & ((1 << (23 - KEPT_BITS)) - 1)).any()
+    assert np.array_equal(round_logprobs(once), once)
 
 
 def test_rounding_goes_to_the_nearest_and_on_ties_to_even() -> None:
-    step = 2.0**-KEPT_BITS
-    values = np.array([1 + step * x for x in (0.49, 0.5, 0.51, 1.5)], np.float32)
-    assert round_mantissa(values).tolist() == [1.0, 1.0, 1 + step, 1 + 2 * step]
+    values = np.array([-1 - GRID_NATS * x for x in (0.49, 0.5, 0.51, 1.5)], np.float32)
+    rounded_values = [-1.0, -1.0, -1 - GRID_NATS, -1 - 2 * GRID_NATS]
+    assert round_logprobs(values).tolist() == rounded_values
+
+
+def test_a_logprob_close_to_zero_becomes_a_plus_zero() -> None:
+    assert not np.signbit(round_logprobs(np.array([-1e-6], np.float32))).any()
 
 
 def test_what_is_not_finite_stays() -> None:
     values = np.array([-np.inf, np.inf, np.nan], np.float32)
-    assert np.array_equal(round_mantissa(values), values, equal_nan=True)
+    assert np.array_equal(round_logprobs(values), values, equal_nan=True)
 
 
 def test_lists_keep_their_lengths_and_missing_ones_stay_missing() -> None:

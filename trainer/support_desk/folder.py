@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.support_desk.examination import MAX_NEW_TOKENS
 from trainer.support_desk.teacher import MAX_TOKENS
@@ -18,6 +19,7 @@ def write_teacher(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=END_ID, pad_token_id=PAD_ID
     )
+    disable_progress_bar()  # it would tear our own
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
