@@ -2,16 +2,18 @@
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from trainer.support_desk.lexicon import chance, zipf
 
 ABBREVIATIONS = {
-    "please": "pls", "you": "u", "your": "ur", "thanks": "thx", "are": "r", "for": "4", "to": "2",
-    "tomorrow": "tmrw", "before": "b4", "because": "bc", "because of": "bc", "people": "ppl",
+    "please": "pls", "you": "u", "your": "ur", "thanks": "thx", "are": "r",
+    "tomorrow": "tmrw", "because": "bc", "because of": "bc", "people": "ppl",
     "weeks": "wks", "days": "d", "message": "msg", "and": "&", "order": "ordr", "today": "2day",
     "question": "q", "information": "info", "something": "smth", "someone": "sb", "with": "w/",
 }  # fmt: skip
+# These look like a count, so few people's typing has them.
+DIGITS = {"for": "4", "to": "2", "too": "2", "before": "b4"}
 NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wqreytiuopsaddgfjhklxzvcnbm", strict=False))
 LEET = str.maketrans({"e": "3", "a": "4", "o": "0", "i": "1"})
 WORD = re.compile(r"[a-z]{5,}")
@@ -38,6 +40,10 @@ def misspell(rng: random.Random, text: str, *, errors: int) -> str:
     return text
 
 
+def _abbreviate(text: str, abbreviations: Mapping[str, str]) -> str:
+    return " ".join(abbreviations.get(word, word) for word in text.split(" "))
+
+
 def _shout(rng: random.Random, text: str) -> str:
     return text.upper() + rng.choice(["", "!", "!!", "!!!", "!!?"])
 
@@ -54,6 +60,10 @@ def _leet(rng: random.Random, text: str) -> str:
     return WORD.sub(lambda m: m[0].translate(LEET) if chance(rng, 0.5) else m[0], text)
 
 
+def _text_speak(_: random.Random, text: str) -> str:
+    return _abbreviate(text, ABBREVIATIONS | DIGITS)
+
+
 def _all_thumbs(rng: random.Random, text: str) -> str:
     return misspell(rng, text, errors=rng.randint(3, 5))
 
@@ -66,7 +76,7 @@ def _drawl(rng: random.Random, text: str) -> str:
 
 
 RARE_HANDS: tuple[Callable[[random.Random, str], str], ...] = (
-    _shout, _all_thumbs, _drop_vowels, _drawl, _leet,
+    _shout, _all_thumbs, _drop_vowels, _drawl, _leet, _text_speak,
 )  # fmt: skip
 
 
@@ -83,8 +93,8 @@ def type_plainly(rng: random.Random, text: str) -> str:
     if chance(rng, 0.3):
         text = text.replace("'", "")
     if chance(rng, 0.12):
-        text = " ".join(ABBREVIATIONS.get(word, word) for word in text.split(" "))
-    text = misspell(rng, text, errors=rng.choices([0, 1, 2], [76, 19, 5])[0])
+        text = _abbreviate(text, ABBREVIATIONS)
+    text = misspell(rng, text, errors=rng.choices([0, 1, 2], [88, 10, 2])[0])
     if chance(rng, 0.5):
         text = re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
         text = re.sub(r"\bi\b", "I", text)
