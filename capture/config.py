@@ -21,6 +21,7 @@ class CaptureConfig(BaseModel):
         log: Folder of the committed Delta tables.
         spool: Folder of the segments not yet committed, on a local disk.
         mass: Probability the kept entries must reach before ``k_max`` cuts them off.
+        tail_draws: Tokens drawn at each position from the mass outside the kept entries.
         sync_seconds: Longest time a written row waits for ``fsync``.
         segment_bytes: Size at which a segment is closed and may be committed.
         segment_seconds: Age at which a segment is closed and may be committed.
@@ -40,6 +41,7 @@ class CaptureConfig(BaseModel):
     k_min: Annotated[int, Field(ge=1)] = 1
     k_max: Annotated[int, Field(ge=1, le=1024)] = 64
     mass: Annotated[float, Field(gt=0, le=1)] = 0.995
+    tail_draws: Annotated[int, Field(ge=0, le=64)] = 0
     sync_seconds: Annotated[float, Field(gt=0)] = 0.1
     segment_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
     segment_seconds: Annotated[float, Field(gt=0)] = 5.0

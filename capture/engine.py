@@ -14,6 +14,7 @@ import httpx
 
 from capture.config import CaptureConfig
 from capture.errors import EngineError
+from capture.host import dtype_args
 from capture.process import GuardedProcess
 from capture.revision import model_revision, tokenizer_hash
 
@@ -51,7 +52,8 @@ class EngineSpec:
         end = ("--shutdown-timeout", str(DRAIN_SECONDS))
         tap = ("--logits-processors", "capture.tap:LogitTap") if self.capture else ()
         model = ("--model", str(self.model))
-        return [sys.executable, "-m", SERVER, *model, *name, *place, *end, *tap, *self.args]
+        flags = (*model, *name, *place, *end, *tap, *dtype_args(), *self.args)
+        return [sys.executable, "-m", SERVER, *flags]
 
     def environment(self) -> dict[str, str]:
         """Overrides for the process, the tap's settings among them."""

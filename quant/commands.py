@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from capture.config import load as load_capture
+from capture.host import Host, this_host
 from capture.log import Log
 from quant.config import QuantConfig, load
 from quant.errors import BundleError, CompressionError
-from quant.schemes import SCHEMES, Host, Scheme, find_scheme, refusal, this_host
+from quant.schemes import SCHEMES, Scheme, find_scheme, refusal
 from trainer.manifest import Manifest
 
 run_app = typer.Typer(

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from capture.revision import tokenizer_hash
 from trainer.errors import ModelError
 from trainer.packing import Batch
+from trainer.precision import in_fast_dtype
 
 
 def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -29,12 +30,12 @@ def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def open_teacher(folder: Path, device: torch.device) -> PreTrainedModel:
-    """Load a model in the dtype it is stored in.
+    """Load a model as it is stored; on a CPU that has no bfloat16, computing in float32.
 
     Raises:
         ModelError: If the folder holds no model.
     """
-    return _open(folder, "auto").to(device)
+    return in_fast_dtype(_open(folder, "auto").to(device))
 
 
 def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTrainedModel:
