@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 65536  # a log grows for as long as its process serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ class GuardedProcess:
 def last_lines(log_path: Path) -> str:
     """The end of a log file, indented; why there is none if it cannot be read."""
     try:
-        lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with log_path.open("rb") as log:
+            log.seek(max(0, log_path.stat().st_size - LOG_TAIL_BYTES))
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
     except OSError as error:
         return f"({error.strerror})"
     return "\n  ".join(lines[-LOG_TAIL_LINES:])

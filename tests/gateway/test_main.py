@@ -32,7 +32,7 @@ def serve(folder: Path, gateway: str, route: str) -> "subprocess.CompletedProces
     [
         ("", 'model = "nowhere"', 2, "no config.json there"),
         ('run_dir = "retort.toml"', URL, 2, "[gateway].run_dir is"),
-        ('state_url = "nonsense"', URL, 1, "see state_url"),
+        ('state_url = "nonsense"', URL, 2, "see state_url"),
         ('run_dir = "taken"', URL, 1, "Is a directory"),
         ('run_dir = "empty"', URL, 2, "admin.key: empty; remove it"),
     ],
