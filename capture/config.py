@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 from capture.errors import ConfigError
 from capture.redaction import RedactConfig
 
+TABLES = ("capture", "gateway", "quant", "trainer")  # one per package
 Table = TypeVar("Table", bound=BaseModel)
 
 
@@ -79,6 +81,9 @@ def read_table(path: Path, table: str, model: type[Table]) -> Table:
         raise ConfigError(f"{path}: {error.strerror}; give an existing file with -c") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    unknown = [_unknown(key, key, TABLES) for key in document if key not in TABLES]
+    if unknown:
+        raise ConfigError(f"{path}: " + "; ".join(unknown))
     try:
         return model.model_validate(document.get(table, {}))
     except ValidationError as error:
@@ -90,9 +95,15 @@ def _explain(table: str, item: ErrorDetails, model: type[BaseModel]) -> str:
     """Turn one pydantic error into a sentence that names the key and the next step."""
     location = [str(part) for part in item["loc"]]
     key = ".".join([f"[{table}]", *location])
-    if item["type"] != "extra_forbidden":
-        return f"{key} is {item['input']!r}: {item['msg']}"
-    nearest = difflib.get_close_matches(location[-1], _known_keys(model), n=1, cutoff=0.5)
+    if item["type"] == "extra_forbidden":
+        return _unknown(key, location[-1], _known_keys(model))
+    message = item["msg"].removeprefix("Value error, ")
+    is_table = isinstance(item["input"], dict)
+    return f"{key}: {message}" if is_table else f"{key} is {item['input']!r}: {message}"
+
+
+def _unknown(key: str, word: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
     return f"{key} is not a known key; {hint}"
 

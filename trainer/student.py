@@ -6,6 +6,7 @@ Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -64,5 +65,5 @@ def _open(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     disable_progress_bar()  # it would tear our own
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error

@@ -28,13 +28,24 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) ->
         load(written(tmp_path, "[capture]\nk_maxx = 3\n"))
 
 
+def test_an_unknown_table_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="captur is not a known key; did you mean 'capture'"):
+        load(written(tmp_path, "[captur]\nk_max = 3\n"))
+
+
+def test_the_other_packages_tables_are_left_to_them(tmp_path: Path) -> None:
+    others = "[gateway]\nx = 1\n[trainer]\nx = 1\n[quant]\nx = 1\n"
+
+    assert load(written(tmp_path, others)).mass == CaptureConfig().mass
+
+
 def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[capture\]\.mass is 2\.0: .*less than or equal to 1"):
         load(written(tmp_path, "[capture]\nmass = 2.0\n"))
 
 
 def test_k_min_above_k_max_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="k_min is 9"):
+    with pytest.raises(ConfigError, match=r"\[capture\]: k_min is 9"):
         load(written(tmp_path, "[capture]\nk_min = 9\nk_max = 8\n"))
 
 
