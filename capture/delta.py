@@ -23,11 +23,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from capture.errors import LogError
+from capture.frames import Span
 from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
 
-ROWS, DROPPED = "retort_rows", "retort_dropped"
+ROWS, DROPPED, SPANS = "retort_rows", "retort_dropped", "retort_spans"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
@@ -119,6 +120,8 @@ class Change:
         removed: Files that do not any more; they stay on the disk until a vacuum.
         segments: Rows of each segment whose rows are added, by writer and sequence.
         dropped: Rows of these segments that are not added, by reason and writer.
+        spans: Bytes from and to which those of them were read that are not read whole.
+        is_salvage: Whether they had been set aside: later ones of their writer may be in.
         num_erased: Rows that go for good.
         num_withdrawn: Rows that go because they should never have been added.
     """
@@ -127,6 +130,8 @@ class Change:
     removed: Sequence[DataFile] = ()
     segments: Mapping[str, Mapping[int, int]] | None = None
     dropped: Mapping[str, Mapping[str, int]] | None = None
+    spans: Mapping[str, Mapping[int, Sequence[Span]]] | None = None
+    is_salvage: bool = False
     num_erased: int = 0
     num_withdrawn: int = 0
 
@@ -150,8 +155,7 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         day = {"day": file.day}
         actions.append(AddAction(file.path, file.num_bytes, day, now, changes_data, stats))
     properties = CommitProperties(
-        custom_metadata=_metadata(change),
-        app_transactions=[Transaction(writer, max(counts)) for writer, counts in segments.items()],
+        custom_metadata=_metadata(change), app_transactions=_identity(table, change)
     )
     with store_errors(folder):
         table.create_write_transaction(
@@ -160,19 +164,36 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         _sync_since(folder / "_delta_log", table.version())
 
 
+def _identity(table: DeltaTable, change: Change) -> list[Transaction]:
+    """What no other transaction may have claimed meanwhile: how far each writer has come.
+
+    A segment that was set aside is on its own: how often something of it has been added.
+    """
+    segments = change.segments or {}
+    if not change.is_salvage:
+        return [Transaction(writer, max(counts)) for writer, counts in segments.items()]
+    names = [f"{writer}-{sequence}" for writer, counts in segments.items() for sequence in counts]
+    return [Transaction(name, (table.transaction_version(name) or 0) + 1) for name in names]
+
+
 def _metadata(change: Change) -> dict[str, object]:
     """What the history tells of a change, beside its files."""
-    rows = {
-        writer: {str(sequence): count for sequence, count in counts.items()}
-        for writer, counts in (change.segments or {}).items()
-    }
     told: dict[str, object] = {
-        ROWS: rows,
+        ROWS: _by_name(change.segments or {}),
         DROPPED: change.dropped,
+        SPANS: _by_name(change.spans or {}),
         ERASED: change.num_erased,
         WITHDRAWN: change.num_withdrawn,
     }
     return {key: value for key, value in told.items() if value}
+
+
+def _by_name(values: Mapping[str, Mapping[int, object]]) -> dict[str, dict[str, object]]:
+    """Values of segments by writer and sequence, with keys that JSON takes."""
+    return {
+        writer: {str(sequence): value for sequence, value in of_writer.items()}
+        for writer, of_writer in values.items()
+    }
 
 
 def committed_rows(table: DeltaTable) -> dict[str, int]:
