@@ -1,4 +1,4 @@
-"""Commit a spool and die by SIGKILL at one point: ``python -m tests.support.killed_commit``."""
+"""Commit or repair and die by SIGKILL at one point: ``python -m tests.support.killed_commit``."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 
 from capture import commit
 from capture.commit import Committer
+from capture.repair import Repairer
 from tests.support.log_folders import config_in
 
 
@@ -51,10 +52,26 @@ POINTS: dict[str, Callable[[], None]] = {
     "before the transaction": lambda: setattr(DeltaTable, "create_write_transaction", die),
     "after the transaction": lambda: then_die(DeltaTable, "create_write_transaction"),
     "before the names go": lambda: die_around_unlink(".intent", after=False),
+}
+COMMIT: dict[str, Callable[[], None]] = {
+    **POINTS,
     "before the first segment goes": lambda: die_around_unlink(".seg", after=False),
     "after the first segment went": lambda: die_around_unlink(".seg", after=True),
 }
 
+REPAIR: dict[str, Callable[[], None]] = {
+    **POINTS,
+    "before the damaged segment goes": lambda: die_around_unlink(".bad", after=False),
+    "after the damaged segment went": lambda: die_around_unlink(".bad", after=True),
+    "before the lost rows are counted": lambda: setattr(Repairer, "_write_off", die),
+    "before the reason goes": lambda: die_around_unlink(".why", after=False),
+}
+
 if __name__ == "__main__":
-    POINTS[sys.argv[2]]()
-    Committer(config_in(Path(sys.argv[1]))).commit()
+    config = config_in(Path(sys.argv[1]))
+    if sys.argv[2] == "commit":
+        COMMIT[sys.argv[3]]()
+        Committer(config).commit()
+    else:
+        REPAIR[sys.argv[3]]()
+        Repairer(config).repair()
