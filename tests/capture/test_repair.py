@@ -127,6 +127,21 @@ def test_a_segment_that_comes_after_a_later_one_is_added(tmp_path: Path) -> None
     assert verify(config).tables["logits"] == Balance(3, 3, Counter(), 0)
 
 
+def test_a_copy_of_a_later_segment_is_still_known_after_an_earlier_one_was_repaired(
+    tmp_path: Path,
+) -> None:
+    config = config_in(tmp_path)
+    first, second = segments_of(config.spool, "abc", "d")
+    flip(first, frame_starts(first)[3] + 20)
+    copy = second.read_bytes()
+    Committer(config).commit()
+    repaired(config)
+    second.write_bytes(copy)
+
+    repaired(config)
+    assert ids(config) == ["a", "c", "d"]
+
+
 def test_rows_of_a_living_writer_stay_accounted_for_as_it_goes_on(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     path = segment_of(config.spool, "a", "b")
