@@ -98,8 +98,13 @@ def days_of(rows: pa.Table) -> dict[str, pa.Table]:
 
 
 def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
-    """Write rows without their day as a data file; it counts only once it is committed."""
-    return DataFile(path, day, write_parquet(rows, folder / path), rows.num_rows)
+    """Write rows without their day as a data file; it counts only once it is committed.
+
+    It and its folder are on the disk when this returns.
+    """
+    num_bytes = write_parquet(rows, folder / path)
+    sync_folder(folder)
+    return DataFile(path, day, num_bytes, rows.num_rows)
 
 
 def active_files(table: DeltaTable) -> list[DataFile]:
@@ -196,6 +201,23 @@ def _by_name(values: Mapping[str, Mapping[int, object]]) -> dict[str, dict[str, 
     }
 
 
+def vacuum(folder: Path, table: DeltaTable, *, replaced_since_hours: int | None = None) -> None:
+    """Remove the files that no version counts any more.
+
+    Args:
+        folder: The table's.
+        table: Its newest version.
+        replaced_since_hours: Those replaced as long ago, by default a week; with 0 those that
+            nobody ever counted go too, and no other may be being written.
+    """
+    is_all = replaced_since_hours == 0
+    with store_errors(folder):
+        table.vacuum(
+            replaced_since_hours, dry_run=False, enforce_retention_duration=not is_all, full=is_all
+        )
+        _sync_since(folder / "_delta_log", table.version())
+
+
 def committed_rows(table: DeltaTable) -> dict[str, int]:
     """Rows ever added, by writer, as the history tells it."""
     totals: dict[str, int] = {}
@@ -226,11 +248,15 @@ def withdrawn_rows(table: DeltaTable) -> int:
 
 
 def _sync_since(log: Path, version: int) -> None:
-    """Bring the transactions after a version onto the disk; Delta itself leaves that to chance."""
-    for later in itertools.count(version + 1):
+    """Bring a version and those after it onto the disk; Delta itself leaves that to chance.
+
+    Whoever made the version may have died before it was there, and the table's folder with it.
+    """
+    for later in itertools.count(version):
         path = log / f"{later:020d}.json"
         if not path.exists():
             break
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    sync_folder(log)
+    for folder in (log, log.parent, log.parent.parent):
+        sync_folder(folder)

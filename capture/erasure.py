@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from capture.commit import COMMIT_LOCK, Committer
 from capture.config import CaptureConfig
-from capture.delta import active_files, apply, open_table, store_errors
+from capture.delta import active_files, apply, open_table, vacuum
 from capture.errors import LogError
 from capture.forgotten import forget, log_lock
 from capture.frames import whole_batches
@@ -133,8 +133,7 @@ def _vacuum(log: Path, name: str) -> None:
     """Remove every file that no version counts, or only older ones; none is being written."""
     table = open_table(log, name)
     if table is not None:
-        with store_errors(log):
-            table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+        vacuum(log / name, table, replaced_since_hours=0)
 
 
 def _erase_damaged(spool: Path, ids: pa.Array, done: Erased) -> None:
