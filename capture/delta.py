@@ -23,11 +23,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from capture.errors import LogError
+from capture.frames import Span
 from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
 
-ROWS, DROPPED = "retort_rows", "retort_dropped"
+ROWS, DROPPED, SPANS = "retort_rows", "retort_dropped", "retort_spans"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
@@ -97,8 +98,13 @@ def days_of(rows: pa.Table) -> dict[str, pa.Table]:
 
 
 def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
-    """Write rows without their day as a data file; it counts only once it is committed."""
-    return DataFile(path, day, write_parquet(rows, folder / path), rows.num_rows)
+    """Write rows without their day as a data file; it counts only once it is committed.
+
+    It and its folder are on the disk when this returns.
+    """
+    num_bytes = write_parquet(rows, folder / path)
+    sync_folder(folder)
+    return DataFile(path, day, num_bytes, rows.num_rows)
 
 
 def active_files(table: DeltaTable) -> list[DataFile]:
@@ -119,6 +125,8 @@ class Change:
         removed: Files that do not any more; they stay on the disk until a vacuum.
         segments: Rows of each segment whose rows are added, by writer and sequence.
         dropped: Rows of these segments that are not added, by reason and writer.
+        spans: Bytes from and to which those of them were read that are not read whole.
+        is_salvage: Whether they had been set aside: later ones of their writer may be in.
         num_erased: Rows that go for good.
         num_withdrawn: Rows that go because they should never have been added.
     """
@@ -127,6 +135,8 @@ class Change:
     removed: Sequence[DataFile] = ()
     segments: Mapping[str, Mapping[int, int]] | None = None
     dropped: Mapping[str, Mapping[str, int]] | None = None
+    spans: Mapping[str, Mapping[int, Sequence[Span]]] | None = None
+    is_salvage: bool = False
     num_erased: int = 0
     num_withdrawn: int = 0
 
@@ -150,8 +160,7 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         day = {"day": file.day}
         actions.append(AddAction(file.path, file.num_bytes, day, now, changes_data, stats))
     properties = CommitProperties(
-        custom_metadata=_metadata(change),
-        app_transactions=[Transaction(writer, max(counts)) for writer, counts in segments.items()],
+        custom_metadata=_metadata(change), app_transactions=_identity(table, change)
     )
     with store_errors(folder):
         table.create_write_transaction(
@@ -160,19 +169,53 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         _sync_since(folder / "_delta_log", table.version())
 
 
+def _identity(table: DeltaTable, change: Change) -> list[Transaction]:
+    """What no other transaction may have claimed meanwhile: how far each writer has come.
+
+    A segment that was set aside is on its own: how often something of it has been added.
+    """
+    segments = change.segments or {}
+    if not change.is_salvage:
+        return [Transaction(writer, max(counts)) for writer, counts in segments.items()]
+    names = [f"{writer}-{sequence}" for writer, counts in segments.items() for sequence in counts]
+    return [Transaction(name, (table.transaction_version(name) or 0) + 1) for name in names]
+
+
 def _metadata(change: Change) -> dict[str, object]:
     """What the history tells of a change, beside its files."""
-    rows = {
-        writer: {str(sequence): count for sequence, count in counts.items()}
-        for writer, counts in (change.segments or {}).items()
-    }
     told: dict[str, object] = {
-        ROWS: rows,
+        ROWS: _by_name(change.segments or {}),
         DROPPED: change.dropped,
+        SPANS: _by_name(change.spans or {}),
         ERASED: change.num_erased,
         WITHDRAWN: change.num_withdrawn,
     }
     return {key: value for key, value in told.items() if value}
+
+
+def _by_name(values: Mapping[str, Mapping[int, object]]) -> dict[str, dict[str, object]]:
+    """Values of segments by writer and sequence, with keys that JSON takes."""
+    return {
+        writer: {str(sequence): value for sequence, value in of_writer.items()}
+        for writer, of_writer in values.items()
+    }
+
+
+def vacuum(folder: Path, table: DeltaTable, *, replaced_since_hours: int | None = None) -> None:
+    """Remove the files that no version counts any more.
+
+    Args:
+        folder: The table's.
+        table: Its newest version.
+        replaced_since_hours: Those replaced as long ago, by default a week; with 0 those that
+            nobody ever counted go too, and no other may be being written.
+    """
+    is_all = replaced_since_hours == 0
+    with store_errors(folder):
+        table.vacuum(
+            replaced_since_hours, dry_run=False, enforce_retention_duration=not is_all, full=is_all
+        )
+        _sync_since(folder / "_delta_log", table.version())
 
 
 def committed_rows(table: DeltaTable) -> dict[str, int]:
@@ -205,11 +248,15 @@ def withdrawn_rows(table: DeltaTable) -> int:
 
 
 def _sync_since(log: Path, version: int) -> None:
-    """Bring the transactions after a version onto the disk; Delta itself leaves that to chance."""
-    for later in itertools.count(version + 1):
+    """Bring a version and those after it onto the disk; Delta itself leaves that to chance.
+
+    Whoever made the version may have died before it was there, and the table's folder with it.
+    """
+    for later in itertools.count(version):
         path = log / f"{later:020d}.json"
         if not path.exists():
             break
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    sync_folder(log)
+    for folder in (log, log.parent, log.parent.parent):
+        sync_folder(folder)

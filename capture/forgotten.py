@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 from capture.errors import LogError
-from capture.locks import locked, sync_folder
+from capture.locks import locked, make_folder, sync_folder
 
 FOLDER, LOCK = "forgotten", ".lock"
 Reason = Literal["redacted", "erased"]
@@ -33,7 +33,7 @@ def log_lock(log: Path) -> Iterator[None]:
         LogError: If the log's folder cannot be made or written.
     """
     try:
-        log.mkdir(parents=True, exist_ok=True)
+        make_folder(log)
         lock = contextlib.ExitStack()
         lock.enter_context(locked(log / LOCK))
     except OSError as error:

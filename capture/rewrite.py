@@ -16,6 +16,7 @@ from capture.delta import (
     new_path,
     open_table,
     store_errors,
+    vacuum,
     write_file,
 )
 from capture.errors import LogError
@@ -60,8 +61,8 @@ def compact(log: Path) -> Rewritten:
                 rows[name] += file.num_rows
                 before, after = before + len(group), after + 1
         if table:
-            with store_errors(log), log_lock(log):
-                _opened(log, name).vacuum(dry_run=False)
+            with log_lock(log):
+                vacuum(log / name, _opened(log, name))
     return Rewritten(rows, before, after)
 
 

@@ -22,7 +22,7 @@ from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS
 from capture.spool import SegmentWriter, closed_segments
 from capture.verify import verify
-from tests.support.killed_commit import POINTS
+from tests.support.killed_commit import COMMIT
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
@@ -91,16 +91,14 @@ def test_any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)  # starts a process
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", COMMIT)
 def test_killed_anywhere_each_row_is_committed_exactly_once(tmp_path: Path, point: str) -> None:
     config = config_in(tmp_path)
     for writer in "ab":
         rows = [logit_row(f"{writer}{i}", day=f"2026-11-2{i}") for i in (3, 4)]
         spool_logits(config, *rows)
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.support.killed_commit", str(tmp_path), point], check=False
-    )
-    assert ended.returncode == -9
+    command = [sys.executable, "-m", "tests.support.killed_commit", str(tmp_path), "commit", point]
+    assert subprocess.run(command, check=False).returncode == -9
 
     Committer(config).commit()
 

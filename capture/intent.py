@@ -1,0 +1,47 @@
+"""Names of the data files that a transaction under way is writing, put down before they are begun.
+
+Whoever comes after one that died removes those that no version counts.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from capture.delta import active_files, open_table
+
+SUFFIX = ".intent"
+
+
+def intend(spool: Path, table: str, paths: Sequence[str]) -> None:
+    """Put names down, relative to the table's folder."""
+    _path(spool, table).write_text(json.dumps(paths), encoding="utf-8")
+
+
+def intended_files(spool: Path, table: str) -> list[str]:
+    """Files of the transaction under way, or of one that died."""
+    try:
+        paths: list[str] = json.loads(_path(spool, table).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # half-written: no file was begun
+        return []
+    return paths
+
+
+def fulfil(spool: Path, table: str) -> None:
+    """Forget the names: the transaction is on the disk."""
+    _path(spool, table).unlink()
+
+
+def clear_interrupted(spool: Path, log: Path, table: str) -> None:
+    """Remove the files of a transaction that was never made."""
+    intended = intended_files(spool, table)
+    if intended:
+        delta = open_table(log, table)
+        counting = {file.path for file in active_files(delta)} if delta else set()
+        for path in intended:
+            if path not in counting:
+                (log / table / path).unlink(missing_ok=True)
+    _path(spool, table).unlink(missing_ok=True)
+
+
+def _path(spool: Path, table: str) -> Path:
+    return spool / f"{table}{SUFFIX}"
