@@ -17,7 +17,7 @@ from capture.rows import Floats, Ints
 Doubles = npt.NDArray[np.float64]
 FEW = 8  # candidates that most distributions need no more than
 CHUNK = 64  # entries with one maximum
-BLOCK = 1024  # entries whose masses are added up in float32
+BLOCK = 256  # entries whose masses are added up in float32
 SMALL_TAIL = 1e-2  # below it, what is left of 1 has lost its digits
 LOG2_E = np.float32(math.log2(math.e))
 LOWEST = np.float32(-126.0)  # 2 ** -126 is the smallest normal number
