@@ -8,6 +8,7 @@ counts, named beforehand in an intent file so that the next commit removes them.
 import itertools
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from capture.compaction import compact_due, remove_replaced
 from capture.config import CaptureConfig
 from capture.coverage import Coverage
 from capture.damage import Damage
@@ -27,13 +29,14 @@ from capture.delta import (
     days_of,
     ensure_table,
     new_path,
+    num_salvages,
     store_errors,
     write_file,
 )
-from capture.errors import CaptureError, SpoolError
+from capture.errors import CaptureError, LogError, SpoolError
 from capture.forgotten import log_lock
 from capture.frames import Span
-from capture.intent import clear_interrupted, fulfil, intend
+from capture.intent import COMMIT_LOCK, clear_interrupted, fulfil, intend
 from capture.locks import locked
 from capture.quarantine import set_aside
 from capture.recovery import recover
@@ -44,7 +47,6 @@ from capture.spool import BAD, CLOSED, OPEN, Segment, SegmentName, read_segment,
 
 GROUP_BYTES = 256 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
-COMMIT_LOCK = "committer.lock"
 logger = logging.getLogger(__name__)
 
 
@@ -130,15 +132,18 @@ class Committer:
     def watch(self, stop: threading.Event) -> None:
         """Commit again and again until told to stop, then once more; wait for a failing store.
 
-        What is too old goes at the start, and whenever a new day begins.
+        Small files are joined in between. What is too old goes at the start, and whenever a new
+        day begins, and so do files that were replaced more than a week ago.
         """
         failures, expired_on = 0, None
         while True:
             is_last, today = stop.is_set(), self._today()
             try:
                 self.commit()
+                self._compact()
                 if expired_on != today:
                     self.expire()
+                    remove_replaced(self._config)
                     expired_on = today
                 failures = 0
             except CaptureError as error:
@@ -147,6 +152,13 @@ class Committer:
             if is_last:
                 return
             stop.wait(min(self._config.commit_seconds * 2**failures, MAX_PAUSE_SECONDS))
+
+    def _compact(self) -> None:
+        """Join what is due; if somebody else changes the same files, the next time will do."""
+        try:
+            compact_due(self._config, time.time())
+        except LogError as error:
+            logger.warning("small files stay as they are for now: %s", error)
 
     def _groups(self, table: str) -> Iterator[list[Path]]:
         """Segments to commit together, oldest first, of bounded size."""
@@ -180,7 +192,7 @@ class Committer:
             last = delta.transaction_version(writer) or 0
             gap = min((name.sequence for name in still_open if name.writer == writer), default=None)
             for name, path in items:
-                if name.sequence <= last:
+                if name.sequence <= last or num_salvages(delta, writer, name.sequence):
                     late.append((name, path))
                 elif gap is None or name.sequence < gap:
                     ready.append(path)

@@ -30,6 +30,7 @@ from capture.schema import TABLES
 
 ROWS, DROPPED, SPANS = "retort_rows", "retort_dropped", "retort_spans"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
+REMOVALS = "retort_removals"
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -41,12 +42,14 @@ class DataFile:
     Attributes:
         path: Relative to the table's folder.
         day: The partition it belongs to.
+        added_at: When, in seconds since the epoch.
     """
 
     path: str
     day: str
     num_bytes: int
     num_rows: int
+    added_at: float
 
 
 @contextlib.contextmanager
@@ -104,15 +107,18 @@ def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
     """
     num_bytes = write_parquet(rows, folder / path)
     sync_folder(folder)
-    return DataFile(path, day, num_bytes, rows.num_rows)
+    return DataFile(path, day, num_bytes, rows.num_rows, time.time())
 
 
 def active_files(table: DeltaTable) -> list[DataFile]:
     """Files that count in the version opened."""
     actions = pa.table(table.get_add_actions(flatten=True))
-    columns = ("path", "partition.day", "size_bytes", "num_records")
+    columns = ("path", "partition.day", "size_bytes", "num_records", "modification_time")
     return [
-        DataFile(*values) for values in zip(*(actions[c].to_pylist() for c in columns), strict=True)
+        DataFile(path, day, num_bytes, num_rows, added_ms / 1000)
+        for path, day, num_bytes, num_rows, added_ms in zip(
+            *(actions[column].to_pylist() for column in columns), strict=True
+        )
     ]
 
 
@@ -172,13 +178,24 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
 def _identity(table: DeltaTable, change: Change) -> list[Transaction]:
     """What no other transaction may have claimed meanwhile: how far each writer has come.
 
-    A segment that was set aside is on its own: how often something of it has been added.
+    A segment that was set aside is on its own: how often something of it has been added. So are
+    files that go: Delta lets two transactions remove the same file, and both add its rows again.
     """
     segments = change.segments or {}
+    if change.removed:
+        return [Transaction(REMOVALS, (table.transaction_version(REMOVALS) or 0) + 1)]
     if not change.is_salvage:
         return [Transaction(writer, max(counts)) for writer, counts in segments.items()]
-    names = [f"{writer}-{sequence}" for writer, counts in segments.items() for sequence in counts]
-    return [Transaction(name, (table.transaction_version(name) or 0) + 1) for name in names]
+    return [
+        Transaction(f"{writer}-{sequence}", num_salvages(table, writer, sequence) + 1)
+        for writer, counts in segments.items()
+        for sequence in counts
+    ]
+
+
+def num_salvages(table: DeltaTable, writer: str, sequence: int) -> int:
+    """How often something of a segment that was set aside has been added."""
+    return table.transaction_version(f"{writer}-{sequence}") or 0
 
 
 def _metadata(change: Change) -> dict[str, object]:

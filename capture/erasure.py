@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capture.commit import COMMIT_LOCK, Committer
+from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.delta import active_files, apply, open_table, vacuum
 from capture.errors import LogError
 from capture.forgotten import forget, log_lock
 from capture.frames import whole_batches
+from capture.intent import COMMIT_LOCK
 from capture.lineage import Origins, find_origins
 from capture.locks import locked
 from capture.log import Log

@@ -1,6 +1,7 @@
 """Names of the data files that a transaction under way is writing, put down before they are begun.
 
-Whoever comes after one that died removes those that no version counts.
+Whoever comes after one that died removes those that no version counts. There is one at a time: it
+holds ``COMMIT_LOCK`` in the spool.
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from capture.delta import active_files, open_table
 
-SUFFIX = ".intent"
+COMMIT_LOCK, SUFFIX = "committer.lock", ".intent"
 
 
 def intend(spool: Path, table: str, paths: Sequence[str]) -> None:

@@ -10,14 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from capture.commit import COMMIT_LOCK, CommitReport, Committer
+from capture.commit import CommitReport, Committer
 from capture.coverage import Coverage, is_within
 from capture.damage import Damage, Reason
 from capture.delta import Change, apply, ensure_table, open_table, store_errors
 from capture.errors import SpoolError
 from capture.forgotten import log_lock
 from capture.frames import whole_batches
-from capture.intent import clear_interrupted
+from capture.intent import COMMIT_LOCK, clear_interrupted
 from capture.locks import locked
 from capture.quarantine import WHY
 from capture.schema import TABLES

@@ -56,7 +56,7 @@ def compact(log: Path) -> Rewritten:
         table = open_table(log, name)
         for group in _small_groups(active_files(table)) if table else ():
             with log_lock(log):
-                file = _join(log, name, group)
+                file = join(log, name, group, new_path(group[0].day))
             if file is not None:
                 rows[name] += file.num_rows
                 before, after = before + len(group), after + 1
@@ -66,14 +66,14 @@ def compact(log: Path) -> Rewritten:
     return Rewritten(rows, before, after)
 
 
-def _join(log: Path, name: str, group: Sequence[DataFile]) -> DataFile | None:
-    """Make one file of several; None if one of them has been replaced meanwhile."""
+def join(log: Path, name: str, group: Sequence[DataFile], path: str) -> DataFile | None:
+    """Make one file of several of a day; None if one of them has been replaced meanwhile."""
     delta = _opened(log, name)
     if not set(group) <= set(active_files(delta)):
         return None
     joined = pa.concat_tables(read_file(log / name, file, name) for file in group)
     with store_errors(log):
-        file = write_file(log / name, new_path(group[0].day), group[0].day, joined)
+        file = write_file(log / name, path, group[0].day, joined)
     apply(log / name, delta, Change([file], group))
     return file
 

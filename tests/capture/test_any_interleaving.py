@@ -1,6 +1,7 @@
 """Whatever happens in whatever order, the log holds the promised rows and no others."""
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -20,13 +21,14 @@ from hypothesis.stateful import (
 
 from capture.balance import Balance
 from capture.commit import Committer
+from capture.compaction import compact_due
 from capture.locks import locked_if_free
 from capture.repair import Repairer
 from capture.rewrite import compact
 from capture.schema import TABLES
 from capture.spool import BAD, CLOSED, OPEN, SegmentName, segments
 from capture.verify import verify
-from tests.support.killed_commit import COMMIT, REPAIR, Point
+from tests.support.killed_commit import COMMIT, JOIN, REPAIR, Point
 from tests.support.log_folders import config_in
 from tests.support.spool_model import LivingWriter, Promised, rows_in_log
 
@@ -141,6 +143,12 @@ class Capture(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         compact(self.config.log)
+        self.check()
+
+    @rule(point=st.none() | st.sampled_from(sorted(JOIN)))
+    def compact_by_itself(self, point: str | None) -> None:
+        with dying(JOIN.get(point or "")):
+            compact_due(self.config, math.inf)
         self.check()
 
     def check(self) -> None:

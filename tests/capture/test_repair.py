@@ -115,6 +115,20 @@ def test_a_good_copy_brings_back_what_was_lost_and_nothing_twice(tmp_path: Path)
     assert not path.exists()
 
 
+def test_a_good_copy_of_a_segment_that_was_salvaged_whole_adds_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    config = config_in(tmp_path)
+    path = segment_of(config.spool, "a")
+    good = path.read_bytes()
+    flip(path, 20)
+    repaired(config)
+    path.write_bytes(good)
+
+    repaired(config)
+    assert ids(config) == ["a"]
+
+
 def test_a_segment_that_comes_after_a_later_one_is_added(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     first, _ = segments_of(config.spool, "ab", "c")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from capture import commit, delta
+from capture import commit, delta, rewrite
 from capture.commit import Committer
 from capture.repair import Repairer
 from tests.support.log_folders import config_in
@@ -82,6 +82,13 @@ REPAIR: dict[str, Point] = {
     "after the damaged segment went": unlinking(".bad", first=False),
     "before the lost rows are counted": instead(Repairer, "_write_off"),
     "before the reason goes": unlinking(".why", first=True),
+}
+JOIN: dict[str, Point] = {
+    "before the file": instead(rewrite, "write_file"),
+    "file written": after(rewrite, "write_file"),
+    "before the transaction": instead(DeltaTable, "create_write_transaction"),
+    "after the transaction": after(DeltaTable, "create_write_transaction"),
+    "before the names go": unlinking(".intent", first=True),
 }
 
 if __name__ == "__main__":
