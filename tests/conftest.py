@@ -1,4 +1,9 @@
+import os
+
 import pytest
+
+# Two threads that wait for each other beside other work take twenty times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -36,7 +36,7 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
             probs = model(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
         top = candidates(model(ids).logits[0, length - 1 : -1], Limits(1, 16, 0.9))
-        top_ids, top_logprobs = (part.numpy() for part in top)
+        top_ids, top_logprobs, _ = (part.numpy() for part in top)
         sizes = kept_sizes(top_logprobs, k_min=1, mass=0.9)
         is_kept = np.arange(top_ids.shape[1]) < sizes[:, None]
         rows.append(
