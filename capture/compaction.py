@@ -38,8 +38,7 @@ def compact_due(config: CaptureConfig, now: float) -> int:
             happened then.
     """
     num_replaced = 0
-    config.spool.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
+    for name in TABLES if config.spool.is_dir() else ():
         with store_errors(config.spool), locked(config.spool / COMMIT_LOCK), log_lock(config.log):
             table = open_table(config.log, name)
             group = due(active_files(table), now) if table else []

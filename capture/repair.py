@@ -18,7 +18,7 @@ from capture.errors import SpoolError
 from capture.forgotten import log_lock
 from capture.frames import whole_batches
 from capture.intent import COMMIT_LOCK, clear_interrupted
-from capture.locks import locked
+from capture.locks import locked, make_folder
 from capture.quarantine import WHY
 from capture.schema import TABLES
 from capture.spool import BAD, Segment, SegmentName, living_writers, read_segment, segments
@@ -94,7 +94,8 @@ class Repairer(Committer):
 
     def _salvage_all(self, done: Repaired, *, removes: bool) -> None:
         spool, done.kept = self._config.spool, []
-        spool.mkdir(parents=True, exist_ok=True)
+        with store_errors(spool):
+            make_folder(spool)
         self.commit()
         with store_errors(spool), locked(spool / COMMIT_LOCK), log_lock(self._config.log):
             for name, path in segments(spool, BAD):

@@ -156,8 +156,12 @@ class Spool(Generic[T]):
             if is_last or is_full or self._seconds_to_rotation() == 0:
                 self._rotate()
         self._syncer.close()
-        self._lock_path.unlink(missing_ok=True)
-        os.close(self._lock_file)
+        try:
+            self._lock_path.unlink(missing_ok=True)
+        except OSError as error:
+            self._on_error(error)  # recovery removes it
+        finally:
+            os.close(self._lock_file)
 
     def _take(self) -> tuple[list[_Offer[T]], bool]:
         """Wait for rows, for the segment's age or the end; whether these rows are the last."""

@@ -26,6 +26,7 @@ from tests.support.killed_commit import COMMIT
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
+from tests.support.real_disk import fill, small_disk
 
 
 def ids(config: CaptureConfig, sql: str = "select exchange_id from logits") -> list[str]:
@@ -230,6 +231,25 @@ def test_a_failing_store_keeps_the_rows(tmp_path: Path) -> None:
     config.log.unlink()
     Committer(config).commit()
     assert ids(config) == ["a"]
+
+
+def test_a_log_whose_disk_is_full_keeps_the_rows_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "256k") as disk:
+        config = config_in(tmp_path).model_copy(update={"log": disk / "log"})
+        spool_logits(config, logit_row("a"))
+        Committer(config).commit()
+        ballast = disk / "ballast"
+        fill(ballast)
+        spool_logits(config, logit_row("b"))
+        with pytest.raises(LogError, match="No space"):
+            Committer(config).commit()
+        assert ids(config) == ["a"]
+
+        ballast.unlink()
+        Committer(config).commit()
+
+        found = verify(config)
+        assert (ids(config), found.problems, found.orphan_files) == (["a", "b"], [], 0)
 
 
 def test_a_watch_outlives_a_failing_store_and_commits_once_more_at_its_end(tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """Whatever the spool's disk does, clients get their answers, and what was lost is counted."""
 
 import asyncio
-import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +19,14 @@ from capture.verify import verify
 from capture.writer import SpoolLimits
 from tests.gateway.test_relay import LIMITS, Stand, chat, stand
 from tests.support.full_disk import failing_disk
+from tests.support.killable import wait_for
+from tests.support.real_disk import Ext4, ext4_disk, fill, small_disk
 
 if TYPE_CHECKING:
     import httpx
 
 NUM_ASKED = 30
+NUM_TIMED = 200
 PATIENCE_SECONDS = 1.0  # of clients; far less than a disk here takes, far more than an answer
 
 
@@ -151,31 +152,19 @@ def stall(monkeypatch: pytest.MonkeyPatch, call: str) -> tuple[threading.Event, 
     return begun, goes_on
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that holds 256 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount") or "mount"
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False)
-    if done.returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run([shutil.which("umount") or "umount", folder], check=True)
-
-
 async def test_a_disk_that_fills_up_and_is_cleared_costs_exactly_the_rows_counted(
-    small_disk: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    ballast = small_disk / "ballast"
-    async with stand(small_disk) as s:
-        before = await ask(s)
-        await asyncio.to_thread(fill, ballast)
-        await ask(s)
-        await asyncio.to_thread(ballast.unlink)
-        await ask(s)
-    found = counts(small_disk)
-    shutil.copytree(small_disk / "spool", tmp_path / "spool")
+    with small_disk(tmp_path / "small", "256k") as disk:
+        ballast = disk / "ballast"
+        async with stand(disk) as s:
+            before = await ask(s)
+            await asyncio.to_thread(fill, ballast)
+            await ask(s)
+            await asyncio.to_thread(ballast.unlink)
+            await ask(s)
+        found = counts(disk)
+        shutil.copytree(disk / "spool", tmp_path / "spool")
 
     in_log = logged(tmp_path)
     assert set(before) <= in_log
@@ -183,8 +172,66 @@ async def test_a_disk_that_fills_up_and_is_cleared_costs_exactly_the_rows_counte
     assert len(in_log) == found.written == 3 * NUM_ASKED - found.dropped["store"]
 
 
-def fill(path: Path) -> None:
-    """Write until nothing fits any more."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(1024)):
-            pass
+@pytest.mark.parametrize("fault", [Ext4.turn_read_only, Ext4.fail])
+async def test_a_disk_that_turns_read_only_or_fails_costs_the_rows_counted_until_it_is_back(
+    tmp_path: Path, fault: Callable[[Ext4], None]
+) -> None:
+    with ext4_disk(tmp_path / "disk") as disk:
+        async with stand(disk.folder) as s:
+            before = await ask(s)
+            # Rows that are not synced yet may be lost.
+            await asyncio.to_thread(wait_for, lambda: counts(disk.folder).written == NUM_ASKED)
+            await asyncio.to_thread(fault, disk)
+            during = await ask(s)
+            await asyncio.to_thread(disk.bring_back)
+            after = await ask(s)
+        found = counts(disk.folder)
+        shutil.copytree(disk.folder / "spool", tmp_path / "spool")
+
+    assert (found.started, found.written) == (3 * NUM_ASKED, 2 * NUM_ASKED)
+    assert found.dropped == {"store": NUM_ASKED}
+    assert logged(tmp_path) == {*before, *after}
+    assert len(set(during)) == NUM_ASKED
+
+
+async def test_a_spool_ends_on_a_disk_that_has_failed_for_good(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path / "disk") as disk:
+        async with stand(disk.folder) as s:
+            await ask(s, 1)
+            await asyncio.to_thread(disk.fail)
+            await ask(s)
+            spool = s.serving.spool
+    assert spool.account.num_dropped == NUM_ASKED
+
+
+async def test_syncs_of_five_seconds_do_not_show_in_the_slowest_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, syncing, ends = os.fdatasync, threading.Event(), threading.Event()
+
+    def sync(file: int) -> None:
+        syncing.set()
+        ends.wait(5.0)
+        real(file)
+
+    async with stand(tmp_path) as s:
+        before = await slowest(s)
+        monkeypatch.setattr(os, "fdatasync", sync)
+        await ask(s, 1)
+        assert await asyncio.to_thread(syncing.wait, 10)
+        during = await slowest(s)
+        ends.set()
+
+    assert during < before + 0.25
+    assert counts(tmp_path).written == 2 * NUM_TIMED + 1
+    assert counts(tmp_path).dropped == {}
+
+
+async def slowest(s: Stand) -> float:
+    """The 99th percentile of answers' times, in seconds."""
+    loop, times = asyncio.get_running_loop(), []
+    for _ in range(NUM_TIMED):
+        began = loop.time()
+        await ask(s, 1)
+        times.append(loop.time() - began)
+    return sorted(times)[NUM_TIMED * 99 // 100 - 1]
