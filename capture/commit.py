@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,22 +22,23 @@ from capture.config import CaptureConfig
 from capture.delta import (
     Change,
     DataFile,
-    active_files,
     apply,
     days_of,
+    discard,
     ensure_table,
     new_path,
-    open_table,
+    retry_conflicts,
     store_errors,
     write_file,
 )
-from capture.errors import CaptureError, SpoolError
+from capture.errors import CaptureError, ConflictError, SpoolError
 from capture.forgotten import log_lock
 from capture.locks import locked
 from capture.retention import Expired, expire
 from capture.schema import TABLES
 from capture.sieve import Sieve, retract
 from capture.spool import BAD, CLOSED, OPEN, Segment, quarantine, read_segment, recover, segments
+from capture.store import S3Path
 
 GROUP_BYTES = 256 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
@@ -89,7 +91,7 @@ class Sifted:
 
 
 class Committer:
-    """Commits one spool to one log; several may run, they take turns."""
+    """Commits one spool to one log; several may run, those of one machine take turns."""
 
     def __init__(self, config: CaptureConfig, today: Callable[[], date] = today_utc) -> None:
         self._config = config
@@ -107,9 +109,7 @@ class Committer:
         with store_errors(spool), locked(spool / COMMIT_LOCK), log_lock(self._config.log):
             report.recovered = recover(spool)
             for table in TABLES:
-                self._clear_interrupted(table)
-                for group in self._groups(table):
-                    self._commit_group(table, group, report)
+                retry_conflicts(partial(self._commit_table, table, report))
             report.quarantined = len(list(spool.glob(f"*{BAD}")))
         return report
 
@@ -141,6 +141,11 @@ class Committer:
             if is_last:
                 return
             stop.wait(min(self._config.commit_seconds * 2**failures, MAX_PAUSE_SECONDS))
+
+    def _commit_table(self, table: str, report: CommitReport) -> None:
+        self._clear_interrupted(table)
+        for group in self._groups(table):
+            self._commit_group(table, group, report)
 
     def _groups(self, table: str) -> Iterator[list[Path]]:
         """Segments to commit together, oldest first, of bounded size."""
@@ -187,7 +192,9 @@ class Committer:
                 retract(self._config.log, sifted.rows)
             files = self._write_files(table, sifted.rows)
             change = Change(files, segments=sifted.segments, dropped=sifted.dropped)
-            apply(self._config.log / table, ensure_table(self._config.log, table), change)
+            delta = ensure_table(self._config.log, table)
+            self._check_again(table, sifted.rows)
+            apply(self._config.log / table, delta, change)
             _intent(self._config.spool, table).unlink()
             report.rows[table] += sifted.rows.num_rows
             for reason, counts in sifted.dropped.items():
@@ -219,6 +226,16 @@ class Committer:
         sifted.rows = pa.concat_tables(kept)
         return sifted
 
+    def _check_again(self, table: str, rows: pa.Table) -> None:
+        """Where there is no lock: see that no row has been forgotten while files were written.
+
+        The table is open already, so who forgets one from here on refuses the transaction.
+        """
+        if isinstance(self._config.log, S3Path):
+            _, forgotten = Sieve(self._config.log, table, self._config.spool).sift(rows)
+            if forgotten:
+                raise ConflictError(f"{self._config.log / table}: {forgotten} meanwhile; try again")
+
     def _write_files(self, table: str, rows: pa.Table) -> list[DataFile]:
         """Write a file per day, their names put down first."""
         days = {day: (new_path(day), part) for day, part in days_of(rows).items()}
@@ -231,11 +248,7 @@ class Committer:
         """Remove files of a commit that did not come to its transaction."""
         intended = intended_files(self._config.spool, table)
         if intended:
-            delta = open_table(self._config.log, table)
-            counting = {file.path for file in active_files(delta)} if delta else set()
-            for path in intended:
-                if path not in counting:
-                    (self._config.log / table / path).unlink(missing_ok=True)
+            discard(self._config.log, table, intended)
         _intent(self._config.spool, table).unlink(missing_ok=True)
 
 

@@ -12,23 +12,29 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from obstore.exceptions import BaseError
 
-from capture.errors import LogError
+from capture.errors import ConflictError, LogError
 from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
+from capture.store import LogFolder, complaint, delta_options, remove_file
 
 ROWS, DROPPED = "retort_rows", "retort_dropped"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
+FENCE = "retort.fence"
+ATTEMPTS = 10
+T = TypeVar("T")
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -49,15 +55,29 @@ class DataFile:
 
 
 @contextlib.contextmanager
-def store_errors(folder: Path) -> Iterator[None]:
-    """Turn what Delta, Arrow and the disk raise into ``LogError``."""
+def store_errors(folder: LogFolder) -> Iterator[None]:
+    """Turn what Delta, Arrow, the disk and the object store raise into ``LogError``."""
     try:
         yield
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        raise LogError(f"{folder}: {error}") from error
+    except CommitFailedError as error:
+        raise ConflictError(f"{folder}: {error}") from error
+    except (DeltaError, BaseError, OSError, pa.ArrowException) as error:
+        raise LogError(complaint(folder, error)) from error
 
 
-def open_table(log: Path, table: str, version: int | None = None) -> DeltaTable | None:
+def retry_conflicts(change: Callable[[], T]) -> T:
+    """Make a change, again if somebody else's came in between.
+
+    Raises:
+        ConflictError: If that happens every time.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(ConflictError):
+            return change()
+    return change()
+
+
+def open_table(log: LogFolder, table: str, version: int | None = None) -> DeltaTable | None:
     """Open one version of a table, the newest by default; None if nothing was committed yet.
 
     Raises:
@@ -66,23 +86,30 @@ def open_table(log: Path, table: str, version: int | None = None) -> DeltaTable 
     folder = log / table
     with store_errors(folder):
         try:
-            return DeltaTable(folder, version=version)
+            return DeltaTable(str(folder), version, delta_options(folder))
         except TableNotFoundError:
             return None
 
 
-def ensure_table(log: Path, table: str) -> DeltaTable:
+def ensure_table(log: LogFolder, table: str) -> DeltaTable:
     """Open a table, made empty if it is missing."""
     found = open_table(log, table)
     if found is not None:
         return found
-    folder = log / table
+    folder, options = log / table, delta_options(log)
     with store_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
-            folder, TABLES[table], mode="ignore", partition_by=["day"], configuration=CONFIGURATION
-        )
-        return DeltaTable(folder)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(CommitFailedError):  # somebody else has made it just now
+            DeltaTable.create(
+                str(folder),
+                TABLES[table],
+                mode="ignore",
+                partition_by=["day"],
+                configuration=CONFIGURATION,
+                storage_options=options,
+            )
+        return DeltaTable(str(folder), storage_options=options)
 
 
 def new_path(day: str) -> str:
@@ -96,7 +123,7 @@ def days_of(rows: pa.Table) -> dict[str, pa.Table]:
     return {day: rows.filter(pc.equal(rows["day"], day)).drop_columns(["day"]) for day in days}
 
 
-def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
+def write_file(folder: LogFolder, path: str, day: str, rows: pa.Table) -> DataFile:
     """Write rows without their day as a data file; it counts only once it is committed."""
     return DataFile(path, day, write_parquet(rows, folder / path), rows.num_rows)
 
@@ -131,12 +158,14 @@ class Change:
     num_withdrawn: int = 0
 
 
-def apply(folder: Path, table: DeltaTable, change: Change) -> None:
+def apply(folder: LogFolder, table: DeltaTable, change: Change) -> None:
     """Make a change in one transaction; when this returns it has reached the disk.
 
     Raises:
-        LogError: If the store fails, or somebody else changed the same files or segments; nothing
-            has happened then, except if the disk failed after the transaction.
+        ConflictError: If somebody else changed the same files or segments, or put up a fence,
+            since the table was opened.
+        LogError: If the store fails; nothing has happened then, except if it failed after the
+            transaction, or while it answered.
     """
     segments = change.segments or {}
     now = int(time.time() * 1000)
@@ -157,7 +186,58 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         table.create_write_transaction(
             actions, "append", table.schema(), ["day"], commit_properties=properties
         )
-        _sync_since(folder / "_delta_log", table.version())
+        if isinstance(folder, Path):
+            _sync_since(folder / "_delta_log", table.version())
+
+
+def replace(log: LogFolder, name: str, change: Change) -> None:
+    """Make a change that removes files, whatever was added to the table meanwhile.
+
+    Raises:
+        ConflictError: If one of the files does not count any more; those that should have
+            replaced them are gone then.
+        LogError: If the store fails.
+    """
+    try:
+        _apply_if_current(log, name, change)
+    except ConflictError:
+        discard(log, name, [file.path for file in change.added])
+        raise
+
+
+def _apply_if_current(log: LogFolder, name: str, change: Change) -> None:
+    table = open_table(log, name)
+    if table is None or not set(change.removed) <= set(active_files(table)):
+        raise ConflictError(f"{log / name}: its files were replaced meanwhile; try again")
+    apply(log / name, table, change)
+
+
+def discard(log: LogFolder, name: str, paths: Sequence[str]) -> None:
+    """Remove files of a change that did not come to its transaction."""
+    table = open_table(log, name)
+    counting = {file.path for file in active_files(table)} if table else set()
+    with store_errors(log / name):
+        for path in paths:
+            if path not in counting:
+                remove_file(log / name / path)
+
+
+def fence(log: LogFolder, name: str) -> None:
+    """Refuse every transaction whose table was opened before this.
+
+    On a log without a lock it stands between a look at the lists of ``capture.forgotten`` and the
+    transaction that follows from it: a table is opened first, then the list is read. Whoever adds
+    to a list puts up a fence next; what he then sees in the table is all that can come of the
+    list as it was. Delta refuses a transaction if the table's metadata has changed meanwhile.
+
+    Raises:
+        ConflictError: If another fence came in between.
+        LogError: If the store fails.
+    """
+    table = open_table(log, name)
+    if table is not None:
+        with store_errors(log / name):
+            table.alter.set_table_properties({FENCE: uuid.uuid4().hex}, raise_if_not_exists=False)
 
 
 def _metadata(change: Change) -> dict[str, object]:

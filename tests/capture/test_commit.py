@@ -23,7 +23,7 @@ from capture.schema import LOGITS
 from capture.spool import SegmentWriter, closed_segments
 from capture.verify import verify
 from tests.support.killed_commit import POINTS
-from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
+from tests.support.log_folders import config_in, filled, folder_of, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
 
@@ -166,7 +166,7 @@ def test_a_segment_waits_for_an_earlier_one_that_is_still_open(tmp_path: Path) -
     second.rotate()
 
     Committer(config).commit()
-    assert not (config.log / "logits").exists() or ids(config) == []
+    assert not (folder_of(config) / "logits").exists() or ids(config) == []
 
     first.rotate()
     Committer(config).commit()
@@ -223,13 +223,13 @@ def test_a_backlog_is_committed_in_groups(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_failing_store_keeps_the_rows(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     spool_logits(config, logit_row("a"))
-    config.log.write_text("in the way", encoding="utf-8")
+    folder_of(config).write_text("in the way", encoding="utf-8")
 
     with pytest.raises(LogError, match="log"):
         Committer(config).commit()
     assert len(closed_segments(config.spool)) == 1
 
-    config.log.unlink()
+    folder_of(config).unlink()
     Committer(config).commit()
     assert ids(config) == ["a"]
 
@@ -246,13 +246,13 @@ def test_a_watch_outlives_a_failing_store_and_commits_once_more_at_its_end(tmp_p
                 failed.release()
                 raise
 
-    config.log.write_text("in the way", encoding="utf-8")
+    folder_of(config).write_text("in the way", encoding="utf-8")
     spool_logits(config, logit_row("a"))
     thread = threading.Thread(target=Watched(config).watch, args=(stop,))
     thread.start()
     assert failed.acquire(timeout=30)
     assert failed.acquire(timeout=30)
-    config.log.unlink()
+    folder_of(config).unlink()
     spool_exchanges(config, exchange_row("b"))
     stop.set()
     thread.join()
@@ -267,6 +267,6 @@ def test_counts_outlive_deltas_checkpoints(tmp_path: Path) -> None:
         spool_logits(config, logit_row(f"{i:03}"))
         Committer(config).commit()
 
-    assert list((config.log / "logits" / "_delta_log").glob("*.checkpoint.parquet"))
+    assert list((folder_of(config) / "logits" / "_delta_log").glob("*.checkpoint.parquet"))
     assert len(ids(config)) == 105
     assert verify(config).problems == []
