@@ -109,7 +109,8 @@ def verify(config: CaptureConfig) -> Verification:
     """
     found = Verification(quarantined=len(list(config.spool.glob(f"*{BAD}"))))
     for name in TABLES:
-        _check_balance(config, name, found)
+        with store_errors(config.log / name):
+            _check_balance(config, name, found)
     with Log(config.log).connect() as connection:
         (counted,) = query(connection, COMPLETENESS).to_pylist()
         (exchanges,) = query(connection, REPEATED_EXCHANGES).to_pylist()

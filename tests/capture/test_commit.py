@@ -97,9 +97,8 @@ def test_killed_anywhere_each_row_is_committed_exactly_once(tmp_path: Path, poin
     for writer in "ab":
         rows = [logit_row(f"{writer}{i}", day=f"2026-11-2{i}") for i in (3, 4)]
         spool_logits(config, *rows)
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.support.killed_commit", str(tmp_path), point], check=False
-    )
+    killed = [sys.executable, "-m", "tests.support.killed_commit"]
+    ended = subprocess.run([*killed, str(config.spool), str(config.log), point], check=False)
     assert ended.returncode == -9
 
     Committer(config).commit()

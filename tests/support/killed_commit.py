@@ -1,4 +1,7 @@
-"""Commit a spool and die by SIGKILL at one point: ``python -m tests.support.killed_commit``."""
+"""Commit a spool and die by SIGKILL at one point.
+
+``python -m tests.support.killed_commit SPOOL LOG POINT``, where the log is a folder or a URL.
+"""
 
 import os
 import signal
@@ -11,7 +14,7 @@ from deltalake import DeltaTable
 
 from capture import commit
 from capture.commit import Committer
-from tests.support.log_folders import config_in
+from capture.config import CaptureConfig
 
 
 def die(*_: object, **__: object) -> None:
@@ -56,5 +59,6 @@ POINTS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    POINTS[sys.argv[2]]()
-    Committer(config_in(Path(sys.argv[1]))).commit()
+    spool, log, point = sys.argv[1:]
+    POINTS[point]()
+    Committer(CaptureConfig.model_validate({"spool": spool, "log": log})).commit()
