@@ -52,7 +52,7 @@ $(STAMP): requirements.txt pyproject.toml
 # Pin the newest versions that fit together. No index address ends up in the file.
 lock:
 	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --no-header --no-annotate $(TORCH_BACKEND) \
-	  --extra cpu --extra train --extra quant --extra demo --group dev pyproject.toml -o requirements.txt
+	  --extra cpu --extra train --extra demo --group dev pyproject.toml -o requirements.txt
 
 clean:
 	rm -rf $(VENV) demo

@@ -3,12 +3,28 @@
 Shape suffixes: R rows, K candidates, most likely first.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Sizes = npt.NDArray[np.int16]
 TAIL_FLOOR = 1e-9  # smallest tail mass that is told apart from none in float32
+
+
+class Limits(NamedTuple):
+    """How many entries of a distribution are kept: the fewest that reach a mass.
+
+    Attributes:
+        k_min: Fewest, whatever their mass.
+        k_max: Most, whatever is left.
+        mass: Probability to be reached.
+    """
+
+    k_min: int
+    k_max: int
+    mass: float
 
 
 def kept_sizes(logprobs_RK: Floats, *, k_min: int, mass: float) -> Sizes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from capture.adaptive import Limits
 from capture.config import CaptureConfig
 from capture.piece import Piece
 from capture.rows import LogitRow
@@ -19,6 +20,11 @@ class TapConfig(CaptureConfig):
 
     model_revision: str
     tokenizer_hash: str
+
+    @property
+    def limits(self) -> Limits:
+        """Of the entries kept of each distribution."""
+        return Limits(self.k_min, self.k_max, self.mass)
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +143,7 @@ class Choice:
             topk_ids=np.concatenate([piece.ids_E for piece in pieces]),
             topk_logprobs=np.concatenate([piece.logprobs_E for piece in pieces]),
             tail_logprob=np.concatenate([piece.tail_logprob_n for piece in pieces]),
-            tail_draws=np.empty(0, np.int32),
+            tail_draws=np.concatenate([piece.draws_nD.ravel() for piece in pieces]),
             flags=int(self.flags),
             k_max=config.k_max,
             mass=config.mass,

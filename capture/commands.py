@@ -32,6 +32,7 @@ from capture.intake import import_examples
 from capture.lineage import BESIDE_CONFIG
 from capture.log import Log, query_only
 from capture.rendering import as_csv, as_json, print_fields, print_rows
+from capture.repair import Repairer
 from capture.selection import Selection, parse_moment
 from capture.surprise import print_exchange, speller
 
@@ -102,14 +103,24 @@ def show(
 
 
 @log_app.command()
-def verify(config: Config = None, *, json: AsJson = False) -> None:
+def verify(
+    config: Config = None,
+    *,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="First salvage what is whole; count what is lost as lost."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """Check that started = committed + dropped + in flight; exit 1 if rows are missing."""
     settings = _settings(config)
     with _busy("verifying"):
+        repaired = {"repaired": Repairer(settings).repair().document()} if repair else {}
         found = verifying.verify(settings)
-    _print(found.document(), json=json)
+    _print(found.document() | repaired, json=json)
     if found.problems:
-        raise LogError(f"{settings.log}: " + "; ".join(found.problems))
+        advice = "" if repair else "; --repair salvages what can be read"
+        raise LogError(f"{settings.log}: " + "; ".join(found.problems) + advice)
 
 
 @log_app.command()

@@ -6,7 +6,6 @@ counts, named beforehand in an intent file so that the next commit removes them.
 """
 
 import itertools
-import json
 import logging
 import threading
 from collections import Counter
@@ -17,14 +16,16 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from capture.config import CaptureConfig
+from capture.coverage import Coverage
+from capture.damage import Damage
 from capture.delta import (
     Change,
     DataFile,
     apply,
     days_of,
-    discard,
     ensure_table,
     new_path,
     retry_conflicts,
@@ -33,16 +34,20 @@ from capture.delta import (
 )
 from capture.errors import CaptureError, ConflictError, SpoolError
 from capture.forgotten import log_lock
+from capture.frames import Span
+from capture.intent import clear_interrupted, fulfil, intend
 from capture.locks import locked
+from capture.quarantine import set_aside
+from capture.recovery import recover
 from capture.retention import Expired, expire
 from capture.schema import TABLES
 from capture.sieve import Sieve, retract
-from capture.spool import BAD, CLOSED, OPEN, Segment, quarantine, read_segment, recover, segments
+from capture.spool import BAD, CLOSED, OPEN, Segment, SegmentName, read_segment, segments
 from capture.store import S3Path
 
 GROUP_BYTES = 256 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
-COMMIT_LOCK, INTENT = "committer.lock", ".intent"
+COMMIT_LOCK = "committer.lock"
 logger = logging.getLogger(__name__)
 
 
@@ -82,12 +87,14 @@ class Sifted:
         num_rows: How many there were.
         segments: How many of each segment may, by writer and sequence.
         dropped: How many may not, by reason and writer.
+        spans: Where those were read that are not read whole, by writer and sequence.
     """
 
     rows: pa.Table
     num_rows: int = 0
     segments: dict[str, dict[int, int]] = field(default_factory=dict)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    spans: dict[str, dict[int, Sequence[Span]]] = field(default_factory=dict)
 
 
 class Committer:
@@ -143,7 +150,7 @@ class Committer:
             stop.wait(min(self._config.commit_seconds * 2**failures, MAX_PAUSE_SECONDS))
 
     def _commit_table(self, table: str, report: CommitReport) -> None:
-        self._clear_interrupted(table)
+        clear_interrupted(self._config.spool, self._config.log, table)
         for group in self._groups(table):
             self._commit_group(table, group, report)
 
@@ -165,49 +172,69 @@ class Committer:
         """Closed segments that may be committed now; those already in the log are unlinked.
 
         A writer's segments are committed in order: one behind a segment that is still open (its
-        disk failed, and recovery has not closed it yet) waits for it.
+        disk failed, and recovery has not closed it yet) waits for it. One that turns up behind
+        what the log has of its writer is set aside, unless the log has it too.
         """
         closed = [item for item in segments(self._config.spool, CLOSED) if item[0].table == table]
         if not closed:
             return []
         still_open = [name for name, _ in segments(self._config.spool, OPEN)]
         delta = ensure_table(self._config.log, table)
-        ready = []
+        ready: list[Path] = []
+        late: list[tuple[SegmentName, Path]] = []
         for writer, items in itertools.groupby(closed, lambda item: item[0].writer):
             last = delta.transaction_version(writer) or 0
             gap = min((name.sequence for name in still_open if name.writer == writer), default=None)
             for name, path in items:
                 if name.sequence <= last:
-                    path.unlink()
+                    late.append((name, path))
                 elif gap is None or name.sequence < gap:
                     ready.append(path)
+        _settle_late(delta, late)
         return ready
 
     def _commit_group(self, table: str, paths: list[Path], report: CommitReport) -> None:
         """Add the rows of some segments in one transaction, then unlink the segments."""
-        read = [(path, segment) for path in paths if (segment := _read(path, table))]
-        sifted = self._sift(table, [segment for _, segment in read])
-        if sifted.num_rows:
-            if table == "exchanges":
-                retract(self._config.log, sifted.rows)
-            files = self._write_files(table, sifted.rows)
-            change = Change(files, segments=sifted.segments, dropped=sifted.dropped)
-            delta = ensure_table(self._config.log, table)
-            self._check_again(table, sifted.rows)
-            apply(self._config.log / table, delta, change)
-            _intent(self._config.spool, table).unlink()
-            report.rows[table] += sifted.rows.num_rows
-            for reason, counts in sifted.dropped.items():
-                report.dropped[reason] = report.dropped.get(reason, 0) + sum(counts.values())
-            report.files += len(files)
-            report.num_bytes += sum(file.num_bytes for file in files)
+        read = [(path, segment) for path in paths if (segment := _read(path))]
+        self._add(table, [segment for _, segment in read], report)
         for path, segment in read:
-            if segment.is_whole:
+            if segment.damage is None:
                 path.unlink()
             else:
-                logger.warning("%s: damaged after row %d; set aside", path, segment.num_rows)
-                quarantine(path)
+                set_aside(path, segment.damage, segment.num_rows, in_log=True)
         report.segments += len(read)
+
+    def _add(
+        self,
+        table: str,
+        read: Sequence[Segment],
+        report: CommitReport,
+        *,
+        is_salvage: bool = False,
+    ) -> None:
+        """Add the rows of some segments in one transaction."""
+        sifted = self._sift(table, read)
+        if not sifted.num_rows:
+            return
+        if table == "exchanges":
+            retract(self._config.log, sifted.rows)
+        files = self._write_files(table, sifted.rows)
+        change = Change(
+            files,
+            segments=sifted.segments,
+            dropped=sifted.dropped,
+            spans=sifted.spans,
+            is_salvage=is_salvage,
+        )
+        delta = ensure_table(self._config.log, table)
+        self._check_again(table, sifted.rows)
+        apply(self._config.log / table, delta, change)
+        fulfil(self._config.spool, table)
+        report.rows[table] += sifted.rows.num_rows
+        for reason, counts in sifted.dropped.items():
+            report.dropped[reason] = report.dropped.get(reason, 0) + sum(counts.values())
+        report.files += len(files)
+        report.num_bytes += sum(file.num_bytes for file in files)
 
     def _sift(self, table: str, read: Sequence[Segment]) -> "Sifted":
         """Part the rows that may be in the log from those that may not."""
@@ -217,9 +244,11 @@ class Committer:
         for segment in read:
             rows, dropped = sieve.sift(pa.Table.from_batches(segment.batches, TABLES[table]))
             kept.append(rows)
-            writer = segment.name.writer
+            writer, sequence = segment.name.writer, segment.name.sequence
             sifted.num_rows += segment.num_rows
-            sifted.segments.setdefault(writer, {})[segment.name.sequence] = rows.num_rows
+            sifted.segments.setdefault(writer, {})[sequence] = rows.num_rows
+            if not segment.is_whole:
+                sifted.spans.setdefault(writer, {})[sequence] = segment.spans
             for reason, count in dropped.items():
                 counts = sifted.dropped.setdefault(reason, Counter())
                 counts[writer] += count
@@ -239,42 +268,27 @@ class Committer:
     def _write_files(self, table: str, rows: pa.Table) -> list[DataFile]:
         """Write a file per day, their names put down first."""
         days = {day: (new_path(day), part) for day, part in days_of(rows).items()}
-        intent = _intent(self._config.spool, table)
-        intent.write_text(json.dumps([path for path, _ in days.values()]), encoding="utf-8")
+        intend(self._config.spool, table, [path for path, _ in days.values()])
         folder = self._config.log / table
         return [write_file(folder, path, day, part) for day, (path, part) in days.items()]
 
-    def _clear_interrupted(self, table: str) -> None:
-        """Remove files of a commit that did not come to its transaction."""
-        intended = intended_files(self._config.spool, table)
-        if intended:
-            discard(self._config.log, table, intended)
-        _intent(self._config.spool, table).unlink(missing_ok=True)
 
-
-def intended_files(spool: Path, table: str) -> list[str]:
-    """Files of the commit under way, or of one that died, relative to the table's folder."""
+def _read(path: Path) -> Segment | None:
+    """Read a closed segment; one that cannot be read is set aside."""
     try:
-        paths: list[str] = json.loads(_intent(spool, table).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a half-written intent: no file was begun
-        return []
-    return paths
-
-
-def _intent(spool: Path, table: str) -> Path:
-    return spool / f"{table}{INTENT}"
-
-
-def _read(path: Path, table: str) -> Segment | None:
-    """Read a closed segment; one that cannot be read, or holds other columns, is set aside."""
-    try:
-        segment = read_segment(path)
+        return read_segment(path)
     except SpoolError as error:
-        reason = str(error)
-    else:
-        if segment.schema == TABLES[table]:
-            return segment
-        reason = f"{path}: its columns are not those of table {table!r}; it is set aside"
-    logger.warning("%s", reason)
-    quarantine(path)
-    return None
+        set_aside(path, error.damage)
+        return None
+
+
+def _settle_late(delta: DeltaTable, late: Sequence[tuple[SegmentName, Path]]) -> None:
+    """Unlink segments that the log has taken whole; set aside what it has not."""
+    new = [(name, path) for name, path in late if not path.with_suffix(BAD).exists()]
+    coverage = Coverage(delta if new else None)
+    for name, path in new:
+        if (spans := coverage.spans(name)) is None:
+            path.unlink()
+        elif segment := _read(path):
+            damage = segment.damage or Damage("order", 0, 0)
+            set_aside(path, damage, segment.num_rows, in_log=bool(spans))

@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from capture.errors import ConfigError
 from capture.redaction import RedactConfig
 from capture.store import LogFolder
 
+TABLES = ("capture", "gateway", "quant", "trainer")  # one per package
 Table = TypeVar("Table", bound=BaseModel)
 
 
@@ -22,6 +24,7 @@ class CaptureConfig(BaseModel):
         log: Folder of the committed Delta tables, or ``s3://bucket/prefix``.
         spool: Folder of the segments not yet committed, on a local disk.
         mass: Probability the kept entries must reach before ``k_max`` cuts them off.
+        tail_draws: Tokens drawn at each position from the mass outside the kept entries.
         sync_seconds: Longest time a written row waits for ``fsync``.
         segment_bytes: Size at which a segment is closed and may be committed.
         segment_seconds: Age at which a segment is closed and may be committed.
@@ -41,6 +44,7 @@ class CaptureConfig(BaseModel):
     k_min: Annotated[int, Field(ge=1)] = 1
     k_max: Annotated[int, Field(ge=1, le=1024)] = 64
     mass: Annotated[float, Field(gt=0, le=1)] = 0.995
+    tail_draws: Annotated[int, Field(ge=0, le=64)] = 0
     sync_seconds: Annotated[float, Field(gt=0)] = 0.1
     segment_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
     segment_seconds: Annotated[float, Field(gt=0)] = 5.0
@@ -78,6 +82,9 @@ def read_table(path: Path, table: str, model: type[Table]) -> Table:
         raise ConfigError(f"{path}: {error.strerror}; give an existing file with -c") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    unknown = [_unknown(key, key, TABLES) for key in document if key not in TABLES]
+    if unknown:
+        raise ConfigError(f"{path}: " + "; ".join(unknown))
     try:
         return model.model_validate(document.get(table, {}))
     except ValidationError as error:
@@ -89,9 +96,15 @@ def _explain(table: str, item: ErrorDetails, model: type[BaseModel]) -> str:
     """Turn one pydantic error into a sentence that names the key and the next step."""
     location = [str(part) for part in item["loc"]]
     key = ".".join([f"[{table}]", *location])
-    if item["type"] != "extra_forbidden":
-        return f"{key} is {item['input']!r}: {item['msg']}"
-    nearest = difflib.get_close_matches(location[-1], _known_keys(model), n=1, cutoff=0.5)
+    if item["type"] == "extra_forbidden":
+        return _unknown(key, location[-1], _known_keys(model))
+    message = item["msg"].removeprefix("Value error, ")
+    is_table = isinstance(item["input"], dict)
+    return f"{key}: {message}" if is_table else f"{key} is {item['input']!r}: {message}"
+
+
+def _unknown(key: str, word: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
     return f"{key} is not a known key; {hint}"
 

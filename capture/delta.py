@@ -11,7 +11,6 @@ import json
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +24,14 @@ from deltalake.transaction import AddAction, RemoveAction
 from obstore.exceptions import BaseError
 
 from capture.errors import ConflictError, LogError
+from capture.frames import Span
 from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
 from capture.store import LogFolder, complaint, delta_options, remove_file
 
-ROWS, DROPPED = "retort_rows", "retort_dropped"
+ROWS, DROPPED, SPANS = "retort_rows", "retort_dropped", "retort_spans"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
-FENCE = "retort.fence"
 ATTEMPTS = 10
 T = TypeVar("T")
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
@@ -124,8 +123,14 @@ def days_of(rows: pa.Table) -> dict[str, pa.Table]:
 
 
 def write_file(folder: LogFolder, path: str, day: str, rows: pa.Table) -> DataFile:
-    """Write rows without their day as a data file; it counts only once it is committed."""
-    return DataFile(path, day, write_parquet(rows, folder / path), rows.num_rows)
+    """Write rows without their day as a data file; it counts only once it is committed.
+
+    It and its folder are on the disk when this returns.
+    """
+    num_bytes = write_parquet(rows, folder / path)
+    if isinstance(folder, Path):
+        sync_folder(folder)
+    return DataFile(path, day, num_bytes, rows.num_rows)
 
 
 def active_files(table: DeltaTable) -> list[DataFile]:
@@ -146,6 +151,8 @@ class Change:
         removed: Files that do not any more; they stay on the disk until a vacuum.
         segments: Rows of each segment whose rows are added, by writer and sequence.
         dropped: Rows of these segments that are not added, by reason and writer.
+        spans: Bytes from and to which those of them were read that are not read whole.
+        is_salvage: Whether they had been set aside: later ones of their writer may be in.
         num_erased: Rows that go for good.
         num_withdrawn: Rows that go because they should never have been added.
     """
@@ -154,6 +161,8 @@ class Change:
     removed: Sequence[DataFile] = ()
     segments: Mapping[str, Mapping[int, int]] | None = None
     dropped: Mapping[str, Mapping[str, int]] | None = None
+    spans: Mapping[str, Mapping[int, Sequence[Span]]] | None = None
+    is_salvage: bool = False
     num_erased: int = 0
     num_withdrawn: int = 0
 
@@ -179,8 +188,7 @@ def apply(folder: LogFolder, table: DeltaTable, change: Change) -> None:
         day = {"day": file.day}
         actions.append(AddAction(file.path, file.num_bytes, day, now, changes_data, stats))
     properties = CommitProperties(
-        custom_metadata=_metadata(change),
-        app_transactions=[Transaction(writer, max(counts)) for writer, counts in segments.items()],
+        custom_metadata=_metadata(change), app_transactions=_identity(table, change)
     )
     with store_errors(folder):
         table.create_write_transaction(
@@ -222,74 +230,68 @@ def discard(log: LogFolder, name: str, paths: Sequence[str]) -> None:
                 remove_file(log / name / path)
 
 
-def fence(log: LogFolder, name: str) -> None:
-    """Refuse every transaction whose table was opened before this.
+def _identity(table: DeltaTable, change: Change) -> list[Transaction]:
+    """What no other transaction may have claimed meanwhile: how far each writer has come.
 
-    On a log without a lock it stands between a look at the lists of ``capture.forgotten`` and the
-    transaction that follows from it: a table is opened first, then the list is read. Whoever adds
-    to a list puts up a fence next; what he then sees in the table is all that can come of the
-    list as it was. Delta refuses a transaction if the table's metadata has changed meanwhile.
-
-    Raises:
-        ConflictError: If another fence came in between.
-        LogError: If the store fails.
+    A segment that was set aside is on its own: how often something of it has been added.
     """
-    table = open_table(log, name)
-    if table is not None:
-        with store_errors(log / name):
-            table.alter.set_table_properties({FENCE: uuid.uuid4().hex}, raise_if_not_exists=False)
+    segments = change.segments or {}
+    if not change.is_salvage:
+        return [Transaction(writer, max(counts)) for writer, counts in segments.items()]
+    names = [f"{writer}-{sequence}" for writer, counts in segments.items() for sequence in counts]
+    return [Transaction(name, (table.transaction_version(name) or 0) + 1) for name in names]
 
 
 def _metadata(change: Change) -> dict[str, object]:
     """What the history tells of a change, beside its files."""
-    rows = {
-        writer: {str(sequence): count for sequence, count in counts.items()}
-        for writer, counts in (change.segments or {}).items()
-    }
     told: dict[str, object] = {
-        ROWS: rows,
+        ROWS: _by_name(change.segments or {}),
         DROPPED: change.dropped,
+        SPANS: _by_name(change.spans or {}),
         ERASED: change.num_erased,
         WITHDRAWN: change.num_withdrawn,
     }
     return {key: value for key, value in told.items() if value}
 
 
-def committed_rows(table: DeltaTable) -> dict[str, int]:
-    """Rows ever added, by writer, as the history tells it."""
-    totals: dict[str, int] = {}
-    for entry in table.history():
-        for writer, counts in entry.get(ROWS, {}).items():
-            totals[writer] = totals.get(writer, 0) + sum(counts.values())
-    return totals
+def _by_name(values: Mapping[str, Mapping[int, object]]) -> dict[str, dict[str, object]]:
+    """Values of segments by writer and sequence, with keys that JSON takes."""
+    return {
+        writer: {str(sequence): value for sequence, value in of_writer.items()}
+        for writer, of_writer in values.items()
+    }
 
 
-def dropped_rows(table: DeltaTable) -> dict[str, Counter[str]]:
-    """Rows that a commit kept out of the table, by writer and reason, as the history tells it."""
-    totals: dict[str, Counter[str]] = {}
-    for entry in table.history():
-        for reason, counts in entry.get(DROPPED, {}).items():
-            for writer, rows in counts.items():
-                totals.setdefault(writer, Counter())[reason] += rows
-    return totals
+def vacuum(folder: LogFolder, table: DeltaTable, *, older_than_hours: int | None = None) -> None:
+    """Remove the files that no version counts any more, and those that none ever counted.
 
-
-def erased_rows(table: DeltaTable) -> int:
-    """Rows ever erased, as the history tells it."""
-    return sum(int(entry.get(ERASED, 0)) for entry in table.history())
-
-
-def withdrawn_rows(table: DeltaTable) -> int:
-    """Rows taken back because they should never have been added, as the history tells it."""
-    return sum(int(entry.get(WITHDRAWN, 0)) for entry in table.history())
+    Args:
+        folder: The table's.
+        table: Its newest version.
+        older_than_hours: Only those replaced, or left behind, as long ago, by default a week;
+            with 0 no file may be being written.
+    """
+    with store_errors(folder):
+        table.vacuum(
+            older_than_hours,
+            dry_run=False,
+            enforce_retention_duration=older_than_hours is None,
+            full=True,
+        )
+        if isinstance(folder, Path):
+            _sync_since(folder / "_delta_log", table.version())
 
 
 def _sync_since(log: Path, version: int) -> None:
-    """Bring the transactions after a version onto the disk; Delta itself leaves that to chance."""
-    for later in itertools.count(version + 1):
+    """Bring a version and those after it onto the disk; Delta itself leaves that to chance.
+
+    Whoever made the version may have died before it was there, and the table's folder with it.
+    """
+    for later in itertools.count(version):
         path = log / f"{later:020d}.json"
         if not path.exists():
             break
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    sync_folder(log)
+    for folder in (log, log.parent, log.parent.parent):
+        sync_folder(folder)

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ import httpx
 
 from capture.config import CaptureConfig
 from capture.errors import EngineError
-from capture.process import GuardedProcess
+from capture.host import dtype_args
+from capture.process import GuardedProcess, last_lines
 from capture.revision import model_revision, tokenizer_hash
 
 SERVER = "vllm.entrypoints.openai.api_server"
@@ -51,7 +53,8 @@ class EngineSpec:
         end = ("--shutdown-timeout", str(DRAIN_SECONDS))
         tap = ("--logits-processors", "capture.tap:LogitTap") if self.capture else ()
         model = ("--model", str(self.model))
-        return [sys.executable, "-m", SERVER, *model, *name, *place, *end, *tap, *self.args]
+        flags = (*model, *name, *place, *end, *tap, *dtype_args(), *self.args)
+        return [sys.executable, "-m", SERVER, *flags]
 
     def environment(self) -> dict[str, str]:
         """Overrides for the process, the tap's settings among them."""
@@ -67,32 +70,55 @@ class EngineSpec:
 
 
 class Engine:
-    """A running server; ``start`` it, ``wait_ready``, use ``url``, ``stop``.
+    """A server on one port; ``launch`` it, ``wait_ready``, use ``url``, ``stop``.
 
-    The process group dies with this process, however that ends (see ``capture.watchdog``).
+    It may be launched again when it has ended. The process group dies with this process, however
+    that ends (see ``capture.watchdog``). Safe to use from several threads.
     """
 
-    def __init__(self, spec: EngineSpec, process: GuardedProcess, port: int) -> None:
+    def __init__(self, spec: EngineSpec, port: int) -> None:
         self.spec = spec
         self.url = f"http://127.0.0.1:{port}"
-        self._process = process
+        self._port = port
+        self._process: GuardedProcess | None = None
+        self._is_stopped = False
+        self._changing = threading.Lock()
 
     @classmethod
     def start(cls, spec: EngineSpec) -> Self:
-        """Launch the process and return at once.
+        """Launch a server on a free port and return at once.
 
         Raises:
             EngineError: If the model folder is missing or holds no model.
         """
+        engine = cls(spec, free_port())
+        engine.launch()
+        return engine
+
+    def launch(self) -> None:
+        """Start the process, ending what is left of an earlier one, and return at once.
+
+        Raises:
+            EngineError: If the model folder holds no model, a file of ours cannot be written, or
+                ``stop`` was called.
+        """
+        spec = self.spec
         if not (spec.model / "config.json").is_file():
             raise EngineError(
                 f"{spec.model}: no config.json there; expected a Hugging Face model folder"
             )
-        port = free_port()
-        process = GuardedProcess.start(
-            spec.command(port), spec.environment(), spec.log_path, 2.0 * DRAIN_SECONDS
-        )
-        return cls(spec, process, port)
+        try:
+            command, environment = spec.command(self._port), spec.environment()
+            with self._changing:
+                if self._is_stopped:
+                    raise EngineError(f"engine for {spec.model} has been stopped")
+                if self._process is not None:
+                    self._process.stop()
+                self._process = GuardedProcess.start(
+                    command, environment, spec.log_path, 2.0 * DRAIN_SECONDS
+                )
+        except OSError as error:
+            raise EngineError(f"engine for {spec.model} cannot be started: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +134,7 @@ class Engine:
     @property
     def is_running(self) -> bool:
         """Whether the process is alive; says nothing about its health."""
-        return self._process.is_running
+        return self._process is not None and self._process.is_running
 
     def wait_ready(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
         """Return once the server has answered a real generation.
@@ -120,9 +146,9 @@ class Engine:
         with httpx.Client(base_url=self.url, timeout=60.0, trust_env=False) as client:
             while not self._generates(client):
                 if not self.is_running:
-                    raise EngineError(self._explain("ended before it was ready"))
+                    raise EngineError(self.explain("ended before it was ready"))
                 if time.monotonic() > deadline:
-                    raise EngineError(self._explain(f"not ready after {timeout_seconds:.0f} s"))
+                    raise EngineError(self.explain(f"not ready after {timeout_seconds:.0f} s"))
                 time.sleep(0.2)
 
     def _generates(self, client: httpx.Client) -> bool:
@@ -136,14 +162,17 @@ class Engine:
         except httpx.TransportError:
             return False
 
-    def _explain(self, what: str) -> str:
+    def explain(self, what: str) -> str:
         """A message with the last lines of the engine's log."""
-        tail = self._process.last_lines()
+        tail = last_lines(self.spec.log_path)
         return f"engine for {self.spec.model} {what}; end of {self.spec.log_path}:\n  {tail}"
 
     def stop(self) -> None:
-        """End the process group; safe to call twice."""
-        self._process.stop()
+        """End the process group for good; safe to call twice."""
+        with self._changing:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.stop()
 
 
 def free_port() -> int:

@@ -12,16 +12,18 @@ import pyarrow.compute as pc
 
 from capture.commit import COMMIT_LOCK, Committer
 from capture.config import CaptureConfig
-from capture.delta import Change, active_files, open_table, replace, retry_conflicts, store_errors
-from capture.errors import LogError, SpoolError
+from capture.delta import Change, active_files, open_table, replace, retry_conflicts, vacuum
+from capture.errors import LogError
 from capture.forgotten import forget, log_lock
+from capture.frames import whole_batches
 from capture.lineage import Origins, find_origins
 from capture.locks import locked
 from capture.log import Log
 from capture.removal import purge, without
+from capture.repair import Repairer
 from capture.schema import TABLES
 from capture.selection import Selection
-from capture.spool import BAD, OPEN, read_segment, segments
+from capture.spool import BAD, OPEN, segments
 from capture.store import LogFolder
 
 POLL_SECONDS = 0.1
@@ -112,7 +114,7 @@ def _close_segments(config: CaptureConfig, sleep: Callable[[float], None]) -> No
             )
         patience -= POLL_SECONDS
         sleep(POLL_SECONDS)
-    Committer(config).commit()
+    Repairer(config).salvage()
 
 
 def _erase_from(log: LogFolder, name: str, ids: pa.Array, done: Erased) -> None:
@@ -139,8 +141,7 @@ def _vacuum(log: Path, name: str) -> None:
     """Remove every file that no version counts, or only older ones; none is being written."""
     table = open_table(log, name)
     if table is not None:
-        with store_errors(log):
-            table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+        vacuum(log / name, table, older_than_hours=0)
 
 
 def _erase_damaged(spool: Path, ids: pa.Array, done: Erased) -> None:
@@ -148,16 +149,12 @@ def _erase_damaged(spool: Path, ids: pa.Array, done: Erased) -> None:
 
     What could be read of them is in the log already.
     """
-    for path in sorted(spool.glob(f"*{BAD}")):
-        try:
-            batches = read_segment(path).batches
-        except SpoolError:
+    for name, path in segments(spool, BAD):
+        found = whole_batches(path.read_bytes(), TABLES[name.table]) if name.table in TABLES else ()
+        held = [batch["exchange_id"] for _, batch in found]
+        if not held:
             done.unknown.append(str(path))
             logger.warning("%s: unreadable, so nobody can tell whose rows it holds; it stays", path)
-            continue
-        held = [batch["exchange_id"] for batch in batches if "exchange_id" in batch.schema.names]
-        if any(
-            pc.any(pc.is_in(column.cast(pa.string()), value_set=ids)).as_py() for column in held
-        ):
+        elif any(pc.any(pc.is_in(column, value_set=ids)).as_py() for column in held):
             path.unlink()
             done.damaged.append(str(path))

@@ -8,6 +8,10 @@ CaptureError
     EngineError      a vLLM process
 """
 
+from pathlib import Path
+
+from capture.damage import Damage
+
 
 class CaptureError(Exception):
     """Base of this package's errors; the message says what to do next."""
@@ -18,7 +22,15 @@ class ConfigError(CaptureError):
 
 
 class SpoolError(CaptureError):
-    """Raised when a segment cannot be written or read."""
+    """Raised when nothing of a segment can be read in order.
+
+    Attributes:
+        damage: Where and why.
+    """
+
+    def __init__(self, path: Path, damage: Damage) -> None:
+        super().__init__(f"{path}: {damage}")
+        self.damage = damage
 
 
 class LogError(CaptureError):

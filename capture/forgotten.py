@@ -5,7 +5,7 @@ Two lists of exchange ids beside the tables: ``redacted``, whose distributions a
 
 No list may grow between a look at it and the transaction that follows from it. In a folder
 whoever changes the log holds ``log_lock``. In a bucket nobody waits: there a list is many small
-objects, and who adds one puts up a ``fence`` that the transaction runs into.
+objects, and who adds one puts up a fence that the transaction runs into.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ from typing import Literal
 
 import pyarrow as pa
 
-from capture.delta import fence, retry_conflicts, store_errors
+from capture.delta import open_table, retry_conflicts, store_errors
 from capture.errors import ConflictError, LogError
-from capture.locks import locked, sync_folder
+from capture.locks import locked, make_folder, sync_folder
 from capture.store import LogFolder, S3Path
 
 FOLDER, LOCK = "forgotten", ".lock"
+FENCE = "retort.fence"
 MAX_PARTS = 16
 Reason = Literal["redacted", "erased"]
 # Which lists concern the rows of a table.
@@ -43,7 +44,7 @@ def log_lock(log: LogFolder) -> Iterator[None]:
         yield
         return
     try:
-        log.mkdir(parents=True, exist_ok=True)
+        make_folder(log)
         lock = contextlib.ExitStack()
         lock.enter_context(locked(log / LOCK))
     except OSError as error:
@@ -63,7 +64,7 @@ def forget(log: LogFolder, reason: Reason, ids: Sequence[str]) -> None:
         with store_errors(log / FOLDER):
             retry_conflicts(lambda: _add_part(log / FOLDER, reason, ids))
         for table in (name for name, reasons in REASONS.items() if reason in reasons):
-            retry_conflicts(functools.partial(fence, log, table))
+            retry_conflicts(functools.partial(_put_up_fence, log, table))
         return
     folder = log / FOLDER
     folder.mkdir(exist_ok=True)
@@ -110,3 +111,16 @@ def _read_parts(folder: S3Path, names: Sequence[str]) -> list[str]:
             ]
         except FileNotFoundError as error:
             raise ConflictError(f"{folder}: its parts were joined meanwhile; try again") from error
+
+
+def _put_up_fence(log: S3Path, name: str) -> None:
+    """Refuse every transaction whose table was opened before this.
+
+    Delta does that if the table's metadata has changed meanwhile. Whoever adds rows opens the
+    table, then reads the list; whoever adds to the list puts up the fence next, then looks for
+    rows. So the rows are seen there, or their transaction is refused.
+    """
+    table = open_table(log, name)
+    if table is not None:
+        with store_errors(log / name):
+            table.alter.set_table_properties({FENCE: uuid.uuid4().hex}, raise_if_not_exists=False)

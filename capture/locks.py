@@ -51,6 +51,14 @@ def locked(path: Path) -> Iterator[None]:
         os.close(file)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power loss leaves them."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the folder's entries onto the disk."""
     file = os.open(folder, os.O_RDONLY)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 65536  # a log grows for as long as its process serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,6 @@ class GuardedProcess:
         """Whether the process is alive."""
         return self._process.poll() is None
 
-    def last_lines(self) -> str:
-        """The end of what it printed, indented."""
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n  ".join(lines[-LOG_TAIL_LINES:])
-
     def stop(self) -> None:
         """Ask it to end, wait, then kill; safe to call twice."""
         if self._process.stdin is not None:
@@ -65,6 +61,17 @@ class GuardedProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def last_lines(log_path: Path) -> str:
+    """The end of a log file, indented; why there is none if it cannot be read."""
+    try:
+        with log_path.open("rb") as log:
+            log.seek(max(0, log_path.stat().st_size - LOG_TAIL_BYTES))
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return f"({error.strerror})"
+    return "\n  ".join(lines[-LOG_TAIL_LINES:])
 
 
 def guarded(

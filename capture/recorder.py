@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from capture.choice import Choice, TapConfig
 from capture.piece import Rows, cut
 from capture.rows import LogitRow
 from capture.schema import Flag
 
-Step = TypeVar("Step")
+Load = Callable[[], Rows]
 logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 LINGER_SECONDS = 2.0
@@ -59,29 +59,24 @@ class RowSpool(Protocol):
         """Write everything taken."""
 
 
-class Recorder(Generic[Step]):
+class Recorder:
     """Assembles choices from steps and hands them to the spool.
 
     ``begin`` and ``push`` are called by the engine's thread and never block. What does not fit
     into memory is dropped, and the choices it belongs to end up flagged incomplete.
     """
 
-    def __init__(
-        self, spool: RowSpool, config: TapConfig, gather: Callable[[Sequence[Step]], Rows]
-    ) -> None:
+    def __init__(self, spool: RowSpool, config: TapConfig) -> None:
         """Start the thread.
 
         Args:
             spool: Where rows go.
             config: The tap's settings.
-            gather: Makes rows of all steps that came since the last time, in our thread; it may
-                wait for copies from a device.
         """
-        self._gather = gather
         self._spool = spool
         self._config = config
         self._begun: collections.deque[Choice] = collections.deque()
-        self._pending: collections.deque[tuple[Step, int]] = collections.deque()
+        self._pending: collections.deque[tuple[Load, int]] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._pushed_bytes = 0  # the engine's thread counts these, ours the taken ones
         self._taken_bytes = 0
@@ -100,10 +95,15 @@ class Recorder(Generic[Step]):
         if not self._open:  # else it looks within a tick, and being woken would stall the engine
             self._wake.set()
 
-    def push(self, step: Step, num_bytes: int) -> None:
-        """Take one step; ``num_bytes`` is what it holds in memory."""
+    def push(self, load: Load, num_bytes: int) -> None:
+        """Take one step.
+
+        Args:
+            load: Returns its rows; called in our thread, it may wait for copies from a device.
+            num_bytes: What it holds in memory.
+        """
         if self._pushed_bytes - self._taken_bytes < MAX_PENDING_BYTES:
-            self._pending.append((step, num_bytes))
+            self._pending.append((load, num_bytes))
             self._pushed_bytes += num_bytes
 
     def call(self, function: Callable[[], None]) -> None:
@@ -143,11 +143,11 @@ class Recorder(Generic[Step]):
         for call in calls:
             call()
 
-    def _take(self, steps: Sequence[tuple[Step, int]]) -> None:
-        rows = self._gather([step for step, _ in steps])
+    def _take(self, steps: Sequence[tuple[Load, int]]) -> None:
+        rows = Rows.joined([load() for load, _ in steps])
         self._taken_bytes += sum(num_bytes for _, num_bytes in steps)
         now = time.monotonic()
-        for serial, piece in cut(rows, k_min=self._config.k_min, mass=self._config.mass):
+        for serial, piece in cut(rows):
             owner = self._open.get(serial)
             if owner is None:
                 continue

@@ -11,9 +11,8 @@ from capture.delta import Change, active_files, open_table, replace, retry_confl
 from capture.forgotten import log_lock
 from capture.schema import TABLES
 from capture.spool import BAD
-from capture.store import LogFolder, data_files, remove_file
+from capture.store import LogFolder, data_files, left_behind, remove_file
 
-UPLOAD_SECONDS = 86400.0  # no file is longer on its way into a table
 logger = logging.getLogger(__name__)
 
 
@@ -95,9 +94,7 @@ def _remove_objects(log: LogFolder, name: str, first_kept: str) -> None:
     if table is None:
         return
     counting = {file.path for file in active_files(table)}
-    replaced = set(table.vacuum(0, enforce_retention_duration=False))
-    left_behind = datetime.now(UTC).timestamp() - UPLOAD_SECONDS
-    for file in data_files(log / name):
-        is_done = file.path in replaced or file.written_at < left_behind
-        if file.day < first_kept and file.path not in counting and is_done:
-            remove_file(log / name / file.path)
+    old = {file.path for file in data_files(log / name) if file.day < first_kept} - counting
+    replaced = old & set(table.vacuum(0, enforce_retention_duration=False))
+    for path in replaced | left_behind(log / name, old, datetime.now(UTC).timestamp()):
+        remove_file(log / name / path)

@@ -17,6 +17,7 @@ from capture.delta import (
     replace,
     retry_conflicts,
     store_errors,
+    vacuum,
     write_file,
 )
 from capture.errors import ConflictError, LogError
@@ -84,8 +85,7 @@ def _join(log: LogFolder, name: str, group: Sequence[DataFile]) -> DataFile | No
 
 def _vacuum(log: LogFolder, name: str) -> None:
     """Remove what was replaced, or left behind by a crash, more than a week ago."""
-    with store_errors(log):
-        _opened(log, name).vacuum(dry_run=False, full=True)
+    vacuum(log / name, _opened(log, name))
 
 
 def _small_groups(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:

@@ -76,7 +76,6 @@ def _marked_in(spool: Path) -> pa.Array:
             if name.table != "exchanges":
                 continue
             with contextlib.suppress(FileNotFoundError, SpoolError):  # the committer's to handle
-                segment = read_segment(path)
-                if segment.schema == EXCHANGES:
-                    found.append(_marked(pa.Table.from_batches(segment.batches, EXCHANGES)))
+                batches = read_segment(path).batches
+                found.append(_marked(pa.Table.from_batches(batches, EXCHANGES)))
     return pa.concat_tables(found)["exchange_id"].combine_chunks()

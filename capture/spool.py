@@ -1,30 +1,30 @@
 """Spool segments: append-only files of framed, checksummed Arrow record batches.
 
 ``TABLE-WRITER-SEQUENCE.open`` is being written and is locked by its writer; ``.seg`` is closed and
-may be committed; ``.bad`` could not be read and is kept for a person to look at. A frame is a
-length and a CRC32C (both u32, little endian) before its payload. The first payload is the header
-(JSON), the second the Arrow schema, each further one a record batch. Whatever follows the last
-whole frame is a torn tail, the trace of a crash. ``TABLE-WRITER.lock`` is locked while its
-writer lives, whether or not it has a segment open.
+may be committed; ``.bad`` is damaged and set aside until a repair. Of its frames the first holds
+the header (JSON), the second the Arrow schema, each further one a record batch. Whatever follows
+the last whole frame is a torn tail, the trace of a crash. ``TABLE-WRITER.lock`` is locked while
+its writer lives, whether or not it has a segment open.
 """
 
 import errno
 import json
 import os
 import re
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-from crc32c import crc32c
 
+from capture.damage import Damage
 from capture.errors import SpoolError
+from capture.frames import Frame, Span, frame, read_batch, walk
 from capture.locks import create_locked, locked_if_free, sync_folder
+from capture.schema import TABLES
 
 FORMAT_VERSION = 1
-FRAME = struct.Struct("<II")
+NUM_HEADS = 2  # frames before the first batch
 OPEN, CLOSED, BAD, LOCK = ".open", ".seg", ".bad", ".lock"
 NAME = re.compile(r"([a-z]+)-([0-9a-z]+)-([0-9]{6,})")
 
@@ -43,9 +43,13 @@ class SegmentName:
         found = NAME.fullmatch(path.stem)
         return cls(found[1], found[2], int(found[3])) if found else None
 
+    def __str__(self) -> str:
+        """The name as files carry it."""
+        return f"{self.table}-{self.writer}-{self.sequence:06d}"
+
     def path(self, folder: Path, suffix: str) -> Path:
-        """The file in one of its three states."""
-        return folder / f"{self.table}-{self.writer}-{self.sequence:06d}{suffix}"
+        """The file in one of its states."""
+        return folder / f"{self}{suffix}"
 
 
 class OpenSegment:
@@ -168,16 +172,25 @@ class Segment:
     """What a segment holds.
 
     Attributes:
-        batches: Whole record batches, in order.
-        whole_bytes: Length up to the last whole frame; the file may be longer by a torn tail.
-        is_whole: Whether nothing follows that frame.
+        batches: Record batches, in order; whole ones up to the first that is not.
+        spans: Bytes of the file, from and to, that they were read from.
+        damage: Why these are not the whole file, if they are not.
     """
 
     name: SegmentName
-    schema: pa.Schema
     batches: tuple[pa.RecordBatch, ...]
-    whole_bytes: int
-    is_whole: bool
+    spans: tuple[Span, ...]
+    damage: Damage | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing else is in the file."""
+        return self.damage is None
+
+    @property
+    def whole_bytes(self) -> int:
+        """Length up to the end of its last batch."""
+        return self.spans[-1][1]
 
     @property
     def num_rows(self) -> int:
@@ -185,53 +198,52 @@ class Segment:
         return sum(batch.num_rows for batch in self.batches)
 
 
-def frame(payload: bytes | pa.Buffer) -> tuple[bytes, memoryview]:
-    """Length and checksum, and the payload they belong to."""
-    data = memoryview(payload)
-    return FRAME.pack(len(data), crc32c(data)), data
-
-
 def read_segment(path: Path) -> Segment:
-    """Read every whole batch of a segment.
+    """Read every whole batch of a segment, up to the first frame that is damaged.
 
     Raises:
-        SpoolError: If its header or schema is not whole, or its format is another.
+        SpoolError: If its header or schema is not whole, not its own, or of another format.
         FileNotFoundError: If it has been committed or renamed meanwhile.
     """
-    data = path.read_bytes()
-    frames = list(_frames(memoryview(data)))
+    data = memoryview(path.read_bytes())
+    whole, damage = walk(data)
+    name = SegmentName.parse(path)
+    if len(whole) < NUM_HEADS or name is None:
+        raise SpoolError(path, damage or Damage("cut short", len(whole), len(data)))
+    fault = _fault_of_header(whole[0], name) or _fault_of_schema(whole[1], name)
+    if fault is not None:
+        raise SpoolError(path, fault)
+    batches: list[pa.RecordBatch] = []
+    for number, one in enumerate(whole[NUM_HEADS:], NUM_HEADS):
+        batch = read_batch(one, TABLES[name.table])
+        if batch is None:
+            damage = Damage("batch", number, one.start)
+            break
+        batches.append(batch)
+    end = damage.at_byte if damage else len(data)
+    return Segment(name, tuple(batches), ((0, end),), damage)
+
+
+def _fault_of_header(found: Frame, name: SegmentName) -> Damage | None:
     try:
-        (first, _), (second, _), *rest = frames
-        header = json.loads(bytes(first))
+        header = json.loads(bytes(found.payload))
         version = header["format_version"]
         if version != FORMAT_VERSION:
-            raise SpoolError(
-                f"{path}: format {version}, expected {FORMAT_VERSION}; it is set aside: commit it "
-                "with the version of retort that wrote it"
-            )
-        name = SegmentName(header["table"], header["writer"], header["sequence"])
-        schema = pa.ipc.read_schema(pa.py_buffer(second))
-        batches = tuple(
-            pa.ipc.read_record_batch(pa.py_buffer(payload), schema) for payload, _ in rest
-        )
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise SpoolError(f"{path}: it cannot be read; it is set aside as {BAD}") from error
-    whole_bytes = frames[-1][1]
-    return Segment(name, schema, batches, whole_bytes, whole_bytes == len(data))
+            return Damage("format", 0, found.start, f"format {version}, expected {FORMAT_VERSION}")
+        named = SegmentName(header["table"], header["writer"], header["sequence"])
+    except (ValueError, KeyError, TypeError):
+        return Damage("header", 0, found.start)
+    return None if named == name else Damage("header", 0, found.start, str(named))
 
 
-def _frames(data: memoryview) -> Iterator[tuple[memoryview, int]]:
-    """Payload and end of each whole frame, up to the first that is torn or altered."""
-    start = 0
-    while start + FRAME.size <= len(data):
-        length, checksum = FRAME.unpack_from(data, start)
-        end = start + FRAME.size + length
-        payload = data[start + FRAME.size : end]
-        # The checksum of nothing is zero: a tail of zeros would pass for frames.
-        if not length or len(payload) != length or crc32c(payload) != checksum:
-            return
-        yield payload, end
-        start = end
+def _fault_of_schema(found: Frame, name: SegmentName) -> Damage | None:
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(found.payload))
+    except (pa.ArrowException, OSError):
+        schema = None
+    if schema is not None and schema == TABLES.get(name.table):
+        return None
+    return Damage("schema", 1, found.start)
 
 
 def segments(folder: Path, suffix: str) -> list[tuple[SegmentName, Path]]:
@@ -243,45 +255,6 @@ def segments(folder: Path, suffix: str) -> list[tuple[SegmentName, Path]]:
 def closed_segments(folder: Path) -> list[Path]:
     """Segments that may be committed, by table, writer and sequence."""
     return [path for _, path in segments(folder, CLOSED)]
-
-
-def recover(folder: Path) -> int:
-    """Close what dead writers left open, without its torn tail.
-
-    Returns:
-        How many segments were closed; one that cannot be read is set aside instead.
-    """
-    for path in folder.glob(f"*-*{LOCK}"):
-        with locked_if_free(path) as file:
-            if file is not None:
-                path.unlink()
-    recovered = 0
-    for _, path in segments(folder, OPEN):
-        with locked_if_free(path) as file:
-            recovered += file is not None and _close_for_writer(path, file)
-    if recovered:
-        sync_folder(folder)
-    return recovered
-
-
-def _close_for_writer(path: Path, file: int) -> bool:
-    """Make a closed segment of one whose lock we hold; False if there is nothing in it."""
-    if not os.fstat(file).st_size:
-        path.unlink()
-        return False
-    try:
-        os.ftruncate(file, read_segment(path).whole_bytes)
-    except SpoolError:
-        quarantine(path)
-        return False
-    os.fsync(file)
-    path.rename(path.with_suffix(CLOSED))
-    return True
-
-
-def quarantine(path: Path) -> None:
-    """Set a segment aside that cannot be read."""
-    path.rename(path.with_suffix(BAD))
 
 
 def living_writers(folder: Path) -> set[tuple[str, str]]:

@@ -7,6 +7,7 @@ Keys, region and endpoint come from the ``AWS_`` variables of the environment, w
 import functools
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,12 @@ from typing import Annotated
 
 import obstore
 from obstore.store import S3Store
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+from pydantic import PlainSerializer, PlainValidator
 
 SCHEME = "s3://"
 URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)(/[^?#]*)?")
 MAX_RETRIES, RETRY_SECONDS = 3, 30
+UPLOAD_SECONDS = 86400.0  # no file is longer on its way into a table
 NOISE = re.compile(r"\x1b\[\d*m|↳|\n\nDebug source:.*", re.DOTALL)
 HINT = "if the store cannot be reached, check AWS_ENDPOINT_URL, AWS_REGION and the keys; try again"
 
@@ -98,14 +100,26 @@ class S3Path:
         obstore.delete(_client(self.bucket), self.key)
 
 
-def _parsed(value: object) -> object:
-    is_url = isinstance(value, str) and value.startswith(SCHEME)
-    return S3Path.parse(str(value)) if is_url else value
+def folder_at(place: str) -> Path | S3Path:
+    """Tell a URL from a folder's path.
+
+    Raises:
+        ValueError: If it begins as a URL and is none.
+    """
+    return S3Path.parse(place) if place.startswith(SCHEME) else Path(place)
+
+
+def _parsed(value: object) -> Path | S3Path:
+    if isinstance(value, Path | S3Path):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected a folder or s3://bucket/prefix")  # noqa: TRY004  pydantic's way
+    return folder_at(value)
 
 
 LogFolder = Annotated[
-    Path | InstanceOf[S3Path],
-    BeforeValidator(_parsed),
+    Path | S3Path,
+    PlainValidator(_parsed),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
 
@@ -140,6 +154,20 @@ def data_files(folder: LogFolder) -> list[FoundFile]:
         FoundFile(str(path.relative_to(folder)), path.stat().st_mtime)
         for path in folder.glob("day=*/*.parquet")
     ]
+
+
+def left_behind(folder: LogFolder, paths: AbstractSet[str], now: float) -> set[str]:
+    """Files, of some in a table's folder that no version counts, that none is about to count.
+
+    On a disk those are all, since whoever asks holds the log's lock; in a bucket those that are
+    too old, at the Unix time ``now``, to be on their way.
+    """
+    if isinstance(folder, Path):
+        return set(paths)
+    begun = now - UPLOAD_SECONDS
+    return {
+        file.path for file in data_files(folder) if file.path in paths and file.written_at < begun
+    }
 
 
 def remove_file(path: LogFolder) -> None:

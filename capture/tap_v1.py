@@ -3,13 +3,12 @@
 In V1 our turn comes after grammar masks, ``allowed_token_ids`` and ``bad_words`` and before
 penalties and temperature.
 
-Shape suffixes: R recorded rows of a step, V vocabulary, K candidates.
+Shape suffixes: B rows of the batch, R recorded ones, V vocabulary.
 """
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,9 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from capture.choice import Choice
 from capture.piece import Rows
+from capture.recorder import Load
+from capture.rows import Ints
+from capture.search import Kept, search
 from capture.tapping import (
     eos_ids,
     flags_of,
@@ -28,14 +30,11 @@ from capture.tapping import (
     stop_ids,
     tag_of,
 )
-from capture.topk import Candidates, candidates
+from capture.topk import candidates
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-# On a CPU, logits of small vocabularies are copied and searched later, many steps at once: a call
-# into torch costs more than such a search. Those of large ones are not worth the copy.
-DEFERRED_VOCABULARY = 16_384
 MAX_TAGS = 4096  # tags remembered before those of finished exchanges are forgotten
 
 
@@ -45,32 +44,15 @@ class Layout:
 
     Attributes:
         num_rows: Rows of the batch.
-        slots: Of the recorded ones; None if it is all of them.
+        slot_R: Of the recorded ones.
         owner_R: Serial numbers of their choices.
         outputs: Their live token lists.
     """
 
     num_rows: int
-    slots: list[int] | None
+    slot_R: npt.NDArray[np.int64]
     owner_R: npt.NDArray[np.int64]
     outputs: list[list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One engine step's recorded rows.
-
-    Attributes:
-        owner_R: Serial numbers of the rows' choices.
-        positions: Which of their tokens the rows are for.
-        rows_RV: Logits, of which the candidates are still to be selected, or
-        copy: Waits for the candidates.
-    """
-
-    owner_R: npt.NDArray[np.int64]
-    positions: list[int]
-    rows_RV: torch.Tensor | None
-    copy: Callable[[], list[npt.NDArray[Any]]] | None
 
 
 class V1Tap(LogitsProcessor):
@@ -78,7 +60,11 @@ class V1Tap(LogitsProcessor):
 
     def __init__(self, vllm_config: "VllmConfig") -> None:
         self._config = read_settings()
-        self._recorder = open_recorder(self._config, self._gather)
+        self._recorder = open_recorder(self._config)
+        self._random = np.random.default_rng()
+        self._search(
+            torch.zeros(1, 2), np.zeros(1, np.int64)
+        )  # compiled, or loaded, before serving
         self._slots: dict[int, Choice] = {}
         self._layout: Layout | None = None
         self._tagged: dict[str, list[Choice]] = {}
@@ -125,43 +111,47 @@ class V1Tap(LogitsProcessor):
             layout = self._layout = self._lay_out(len(logits))
         if not layout.outputs:
             return logits
-        owner_R, positions = layout.owner_R, list(map(len, layout.outputs))
-        if logits.is_cpu and logits.shape[1] <= DEFERRED_VOCABULARY:
-            # Later stages change the logits in place.
-            rows_RV = logits.clone() if layout.slots is None else logits[layout.slots]
-            self._recorder.push(Step(owner_R, positions, rows_RV, None), rows_RV.nbytes)
+        position_R = np.fromiter(map(len, layout.outputs), np.int32, len(layout.outputs))
+        if logits.is_cpu:
+            # At once: later stages change the logits in place.
+            rows = Rows(layout.owner_R, position_R, *self._search(logits, layout.slot_R))
+            self._recorder.push(lambda: rows, rows.num_bytes)
         else:
-            rows_RV = logits if layout.slots is None else logits[layout.slots]
-            copy = start_copy(self._select(rows_RV))
-            num_bytes = 8 * len(positions) * self._config.k_max
-            self._recorder.push(Step(owner_R, positions, None, copy), num_bytes)
+            self._recorder.push(*self._select(logits, layout, position_R))
         return logits
 
-    def _select(self, rows_RV: torch.Tensor) -> Candidates:
+    def _search(self, logits_BV: torch.Tensor, slot_R: npt.NDArray[np.int64]) -> Kept:
+        """Find what is kept of some rows in host memory."""
         config = self._config
-        return candidates(rows_RV, k_min=config.k_min, k_max=config.k_max, mass=config.mass)
+        num_rows, vocabulary = logits_BV.shape
+        if logits_BV.stride(1) != 1:
+            logits_BV = logits_BV.contiguous()
+        stride = logits_BV.stride(0)
+        scores = logits_BV.as_strided(((num_rows - 1) * stride + vocabulary,), (1,))
+        draw_RD = self._random.random((len(slot_R), config.tail_draws))
+        kept = search(scores.float().numpy(), stride * slot_R, vocabulary, config.limits, draw_RD)
+        return Kept(*kept)
 
-    def _gather(self, steps: Sequence[Step]) -> Rows:
-        """Make rows of steps, in the tap's thread; deferred selections are made at once."""
-        made = [
-            Rows(step.owner_R, np.array(step.positions, np.int32), *step.copy())
-            for step in steps
-            if step.copy
-        ]
-        deferred = [(step, step.rows_RV) for step in steps if step.rows_RV is not None]
-        if deferred:
-            owner_R = np.concatenate([step.owner_R for step, _ in deferred])
-            positions = [position for step, _ in deferred for position in step.positions]
-            top = self._select(torch.cat([rows_RV for _, rows_RV in deferred]))
-            made.append(Rows(owner_R, np.array(positions, np.int32), *start_copy(top)()))
-        return Rows.joined(made)
+    def _select(
+        self, logits_BV: torch.Tensor, layout: Layout, position_R: Ints
+    ) -> tuple[Load, int]:
+        """Have candidates selected and copied to the host behind the step's own work."""
+        config = self._config
+        rows_RV = logits_BV[torch.from_numpy(layout.slot_R).to(logits_BV.device)]
+        top = candidates(rows_RV, config.limits, config.tail_draws)
+        copy = start_copy(top)
+
+        def load() -> Rows:
+            return Rows.chosen(layout.owner_R, position_R, copy(), config.limits)
+
+        return load, 8 * top.ids_RK.numel()
 
     def _lay_out(self, num_rows: int) -> Layout:
         slots = [slot for slot in sorted(self._slots) if slot < num_rows]
         owners = [self._slots[slot] for slot in slots]
         return Layout(
             num_rows,
-            None if len(slots) == num_rows else slots,
+            np.array(slots, np.int64),
             np.array([owner.serial for owner in owners], np.int64),
             [owner.output_ids for owner in owners],
         )

@@ -12,7 +12,7 @@ Shape suffixes: R rows of a step, V vocabulary, S slots, M longest sequence.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class V2Tap(LogitsProcessor):
     def __init__(self, vllm_config: "VllmConfig", req_states: LogitsProcRequestState) -> None:
         self._states = req_states
         self._config = read_settings()
-        self._recorder = open_recorder(self._config, _gather)
+        self._recorder = open_recorder(self._config)
         self._eos = eos_ids(vllm_config)
         size = req_states.max_num_reqs
         none = np.zeros(size, np.int32)
@@ -137,17 +137,17 @@ class V2Tap(LogitsProcessor):
         if not (slots.owner_S[ctx.idx_mapping_np] >= 0).any():
             return logits
         config = self._config
-        top = candidates(logits, k_min=config.k_min, k_max=config.k_max, mass=config.mass)
+        top = candidates(logits, config.limits, config.tail_draws)
         copy = start_copy([*top, ctx.expanded_idx_mapping.clone(), ctx.pos.clone()])
 
         def load() -> Rows:
-            ids_RK, logprobs_RK, slot_R, place_R = copy()
+            *top, slot_R, place_R = copy()
             owner_R = slots.owner_S[slot_R]
             # A prompt, or one fed again, that is not through yet makes rows too.
             is_kept_R = (owner_R >= 0) & (place_R >= slots.prefill_length_S[slot_R] - 1)
-            position_R = place_R + 1 - slots.prompt_length_S[slot_R]
-            rows = (owner_R, position_R.astype(np.int32), ids_RK, logprobs_RK)
-            return Rows(*(part[is_kept_R] for part in rows))
+            position_R = (place_R + 1 - slots.prompt_length_S[slot_R]).astype(np.int32)
+            owner_R, position_R, *kept = (part[is_kept_R] for part in (owner_R, position_R, *top))
+            return Rows.chosen(owner_R, position_R, kept, config.limits)
 
         self._recorder.push(load, num_bytes=8 * top.ids_RK.numel())
         return logits
@@ -180,10 +180,6 @@ class V2Tap(LogitsProcessor):
         """A copy, on the device, of a slot's sequence and its length."""
         states = self._states
         return [states.all_token_ids.gpu[slot].clone(), states.total_len.gpu[slot].clone()]
-
-
-def _gather(loads: Sequence[Callable[[], Rows]]) -> Rows:
-    return Rows.joined([load() for load in loads])
 
 
 def _give_tokens(

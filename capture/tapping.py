@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
@@ -13,7 +13,6 @@ from vllm import SamplingParams
 
 from capture.choice import TapConfig
 from capture.errors import ConfigError
-from capture.piece import Rows
 from capture.recorder import Recorder
 from capture.rows import encode_logits
 from capture.schema import Flag
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 TAG = "retort"
-Step = TypeVar("Step")
 
 
 def read_settings() -> TapConfig:
@@ -41,7 +39,7 @@ def read_settings() -> TapConfig:
     return TapConfig(**{**json.loads(settings), "spool": Path(spool)})
 
 
-def open_recorder(config: TapConfig, gather: Callable[[Sequence[Step]], Rows]) -> Recorder[Step]:
+def open_recorder(config: TapConfig) -> Recorder:
     """Open the spool and the thread that writes to it; both are closed when the engine exits."""
     limits = SpoolLimits(
         sync_seconds=config.sync_seconds,
@@ -49,7 +47,7 @@ def open_recorder(config: TapConfig, gather: Callable[[Sequence[Step]], Rows]) -
         segment_seconds=config.segment_seconds,
     )
     spool = Spool(config.spool, "logits", encode_logits, limits=limits)
-    recorder = Recorder(spool, config, gather)
+    recorder = Recorder(spool, config)
     # Workers are multiprocessing children: `atexit` alone would not reach them.
     Finalize(None, recorder.close, exitpriority=100)
     return recorder

@@ -1,84 +1,56 @@
-"""The candidates of a distribution, selected where the logits are.
+"""The candidates of a distribution, selected where the logits are: on a GPU, nothing waits.
 
-Shape suffixes: R rows, V vocabulary, K candidates, C chunks.
+Shape suffixes: R rows, V vocabulary, K candidates, C chunks, D draws.
 """
 
-import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-FEW = 8  # candidates that most distributions need no more than
+from capture.adaptive import Limits
+
 CHUNK = 64
 CHUNKS_PER_CANDIDATE = 8  # from so many chunks on two stages are faster than one
-BLOCK_ENTRIES = 4 * 1024 * 1024  # larger temporaries get fresh pages from the system each time
 
 
 class Candidates(NamedTuple):
-    """The likeliest tokens of R rows; a row with fewer than K is filled up with probability 0.
+    """The likeliest tokens of R rows.
 
     Attributes:
         ids_RK: Token ids, most likely first, int32.
         logprobs_RK: Natural-log probabilities at temperature 1, float32.
+        draws_RD: Token ids drawn from the mass outside the entries that are kept, int32.
     """
 
     ids_RK: Tensor
     logprobs_RK: Tensor
+    draws_RD: Tensor
 
 
-def candidates(logits_RV: Tensor, *, k_min: int, k_max: int, mass: float) -> Candidates:
-    """Select as many likeliest tokens per row as reach ``mass``, within ``k_min..k_max``, or more.
+def candidates(logits_RV: Tensor, limits: Limits, draws: int = 0) -> Candidates:
+    """Select the ``k_max`` likeliest tokens, and draw from what lies outside those to be kept."""
+    logprobs_RV = logits_RV.float().log_softmax(dim=-1)
+    logprobs_RK, ids_RK = _largest(logprobs_RV, limits.k_max)
+    draws_RD = torch.empty(len(ids_RK), 0, dtype=torch.int32, device=ids_RK.device)
+    if draws:
+        probs_RK = logprobs_RK.exp()
+        is_kept_RK = probs_RK.cumsum(dim=1) - probs_RK < limits.mass
+        is_kept_RK[:, : limits.k_min] = True
+        left_RK = probs_RK.masked_fill(is_kept_RK, 0.0)
+        draws_RD = _drawn(logprobs_RV.exp().scatter(1, ids_RK, left_RK), draws)
+    return Candidates(ids_RK.int(), logprobs_RK, draws_RD)
 
-    On a CPU the few that mostly suffice are tried first, and only rows that need more are
-    searched again; a GPU selects ``k_max`` at once, because asking it would make the host wait.
+
+def _drawn(weights_RV: Tensor, draws: int) -> Tensor:
+    """Draw with replacement in proportion to weights; -1 where they are all zero.
+
+    The first of independent exponential clocks to ring, each as fast as its weight: unlike
+    ``multinomial`` it needs no look at the sums first.
     """
-    if not logits_RV.is_cpu:
-        return _narrowed(*_largest(logits_RV.float().log_softmax(dim=-1), k_max))
-    num_rows, vocabulary = logits_RV.shape
-    few = max(k_min, min(FEW, k_max))
-    parts = [
-        _sufficient(block_RV.float().log_softmax(dim=-1), few, k_max, mass)
-        for block_RV in torch.split(logits_RV, max(1, BLOCK_ENTRIES // vocabulary))
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    width = max(part.ids_RK.shape[1] for part in parts)
-    ids_RK, logprobs_RK = _filled(num_rows, width)
-    first = 0
-    for part in parts:
-        rows = slice(first, first + len(part.ids_RK))
-        ids_RK[rows, : part.ids_RK.shape[1]] = part.ids_RK
-        logprobs_RK[rows, : part.ids_RK.shape[1]] = part.logprobs_RK
-        first = rows.stop
-    return Candidates(ids_RK, logprobs_RK)
-
-
-def _sufficient(logprobs_RV: Tensor, few: int, k_max: int, mass: float) -> Candidates:
-    """A few candidates per row, ``k_max`` for the rows whose few do not reach ``mass``."""
-    top_few = _narrowed(*_largest(logprobs_RV, few))
-    is_lacking_R = np.exp(top_few.logprobs_RK.numpy()).sum(axis=1) < mass  # faster than torch here
-    if few >= k_max or not is_lacking_R.any():
-        return top_few
-    lacking_N = torch.from_numpy(is_lacking_R.nonzero()[0])
-    if len(lacking_N) == len(logprobs_RV):
-        return _narrowed(*_largest(logprobs_RV, k_max))
-    top = _narrowed(*_largest(logprobs_RV[lacking_N], k_max))
-    ids_RK, logprobs_RK = _filled(len(logprobs_RV), top.ids_RK.shape[1])
-    ids_RK[:, :few], logprobs_RK[:, :few] = top_few
-    ids_RK[lacking_N], logprobs_RK[lacking_N] = top
-    return Candidates(ids_RK, logprobs_RK)
-
-
-def _filled(num_rows: int, width: int) -> Candidates:
-    return Candidates(
-        torch.zeros(num_rows, width, dtype=torch.int32), torch.full((num_rows, width), -math.inf)
-    )
-
-
-def _narrowed(logprobs_RK: Tensor, ids_RK: Tensor) -> Candidates:
-    return Candidates(ids_RK.int(), logprobs_RK)
+    clocks = (weights_RV / torch.empty_like(weights_RV).exponential_() for _ in range(draws))
+    draws_RD = torch.stack([clock_RV.argmax(dim=1) for clock_RV in clocks], dim=1)
+    return draws_RD.masked_fill(weights_RV.amax(dim=1, keepdim=True) <= 0, -1).int()
 
 
 def _largest(scores_RV: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -13,22 +13,16 @@ from deltalake import DeltaTable
 
 from capture.account import Counts, read_counts
 from capture.balance import Balance, Evidence
-from capture.commit import intended_files
 from capture.config import CaptureConfig
-from capture.delta import (
-    active_files,
-    committed_rows,
-    dropped_rows,
-    erased_rows,
-    open_table,
-    store_errors,
-    withdrawn_rows,
-)
+from capture.delta import active_files, open_table, store_errors
 from capture.errors import SpoolError
+from capture.history import committed_rows, dropped_rows, erased_rows, withdrawn_rows
+from capture.intent import intended_files
 from capture.log import Log, query
+from capture.quarantine import Note, damaged_writers, quarantined
 from capture.schema import TABLES
 from capture.sieve import REDACTED
-from capture.spool import BAD, CLOSED, OPEN, living_writers, read_segment, segments
+from capture.spool import CLOSED, OPEN, SegmentName, living_writers, read_segment, segments
 
 COMPLETENESS = """
 with asked as (
@@ -68,7 +62,7 @@ class Verification:
     Attributes:
         problems: Each a sentence; empty if the log holds what it should.
         tables: Balance of each table.
-        quarantined: Segments set aside.
+        damaged: Segments set aside, and why.
         orphan_files: Parquet files that no version counts.
         superseded: Rows of ``logits`` that a longer row of the same choice replaces.
         captured: Completed exchanges whose distributions should be there.
@@ -77,11 +71,16 @@ class Verification:
 
     problems: list[str] = field(default_factory=list)
     tables: dict[str, Balance] = field(default_factory=dict)
-    quarantined: int = 0
+    damaged: dict[SegmentName, Note] = field(default_factory=dict)
     orphan_files: int = 0
     superseded: int = 0
     captured: int = 0
     complete: int = 0
+
+    @property
+    def quarantined(self) -> int:
+        """How many segments are set aside."""
+        return len(self.damaged)
 
     def document(self) -> dict[str, object]:
         """The findings as JSON, with sums over both tables."""
@@ -93,6 +92,9 @@ class Verification:
             "problems": self.problems,
             "tables": {name: balance.document() for name, balance in self.tables.items()},
             "quarantined": self.quarantined,
+            "damaged": [
+                {"segment": str(name), **note.document()} for name, note in self.damaged.items()
+            ],
             "orphan_files": self.orphan_files,
             "superseded": self.superseded,
             "captured": self.captured,
@@ -107,10 +109,9 @@ def verify(config: CaptureConfig) -> Verification:
     Raises:
         LogError: If the log cannot be read.
     """
-    found = Verification(quarantined=len(list(config.spool.glob(f"*{BAD}"))))
+    found = Verification(damaged=dict(quarantined(config.spool)))
     for name in TABLES:
-        with store_errors(config.log / name):
-            _check_balance(config, name, found)
+        _check_balance(config, name, found)
     with Log(config.log).connect() as connection:
         (counted,) = query(connection, COMPLETENESS).to_pylist()
         (exchanges,) = query(connection, REPEATED_EXCHANGES).to_pylist()
@@ -125,7 +126,7 @@ def verify(config: CaptureConfig) -> Verification:
 
 def _check_balance(config: CaptureConfig, name: str, found: Verification) -> None:
     """Balance one table, writer by writer, and its files against its history."""
-    evidence, delta = _gather(config, name)
+    evidence, delta = gather(config, name)
     total = found.tables[name] = Balance()
     for writer in evidence:
         if writer.lost and not writer.is_damaged:
@@ -146,10 +147,10 @@ def _check_balance(config: CaptureConfig, name: str, found: Verification) -> Non
     if withdrawn:
         total.committed -= withdrawn
         total.dropped[REDACTED] += withdrawn
-    found.orphan_files += len(_orphans(config, name))
+    found.orphan_files += len(orphans(config, name))
 
 
-def _gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTable | None]:
+def gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTable | None]:
     """Read what there is to know of one table's writers.
 
     Rows move from a writer's counts over the spool to the table. Reading in this order, what
@@ -160,7 +161,7 @@ def _gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTabl
         w: counts for (table, w), counts in read_counts(config.spool).items() if table == name
     }
     spooled = _spooled_rows(config.spool, name)
-    damaged = {bad.writer for bad, _ in segments(config.spool, BAD) if bad.table == name}
+    damaged = damaged_writers(config.spool, name)
     delta = open_table(config.log, name)
     committed = committed_rows(delta) if delta else {}
     kept_out = dropped_rows(delta) if delta else {}
@@ -180,7 +181,7 @@ def _gather(config: CaptureConfig, name: str) -> tuple[list[Evidence], DeltaTabl
     return evidence, delta
 
 
-def _orphans(config: CaptureConfig, name: str) -> set[str]:
+def orphans(config: CaptureConfig, name: str) -> set[str]:
     """Files that no version counts, except those that a commit under way is writing."""
     intended = set(intended_files(config.spool, name))
     delta = open_table(config.log, name)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from capture.account import Account
-from capture.locks import create_locked
+from capture.locks import create_locked, make_folder
 from capture.schema import TABLES
 from capture.spool import LOCK, SegmentWriter
 from capture.syncer import Syncer
@@ -78,7 +78,7 @@ class Spool(Generic[T]):
             encode: Turns rows into one record batch, a row each; called in the spool's thread.
             limits: See ``SpoolLimits``.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         writer = uuid.uuid4().hex
         self._lock_path = folder / f"{table}-{writer}{LOCK}"
         self._lock_file = create_locked(self._lock_path)

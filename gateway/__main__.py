@@ -62,13 +62,13 @@ def run(name: str, words: list[str]) -> int:
 
 
 def known_errors() -> tuple[type[Exception], ...]:
-    """Base errors of the packages that the command has imported."""
+    """Base errors of the packages that the command has imported, and the system's own."""
     loaded = (
         getattr(sys.modules[module], base)
         for module, base in PACKAGE_ERRORS.items()
         if module in sys.modules
     )
-    return (CaptureError, *loaded)
+    return (CaptureError, OSError, *loaded)
 
 
 if __name__ == "__main__":

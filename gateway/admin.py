@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from capture.errors import EngineError
 from gateway.driver import RolloutDriver
-from gateway.errors import AdminKeyError, GatewayError, RequestError, UpstreamError
+from gateway.errors import AdminKeyError, RequestError, UpstreamError
+from gateway.refusal import explain_errors, refusal
 from gateway.rollout import decision_json
 from quant.bundle import BundleError
 
@@ -50,7 +51,8 @@ def create_admin_app(driver: RolloutDriver, key: str) -> FastAPI:
         dependencies=[Depends(authorize)],
     )
 
-    _explain_errors(app)
+    explain_errors(app)
+    _explain_more(app)
     _add_rollouts(app, driver)
 
     @app.get("/admin/deployments")
@@ -60,26 +62,22 @@ def create_admin_app(driver: RolloutDriver, key: str) -> FastAPI:
     return app
 
 
-def _explain_errors(app: FastAPI) -> None:
-    """Answer with OpenAI's error body, whatever goes wrong."""
-
-    @app.exception_handler(GatewayError)
-    async def refused(_: Request, error: GatewayError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+def _explain_more(app: FastAPI) -> None:
+    """Explain what other packages raise, and malformed bodies."""
 
     @app.exception_handler(EngineError)
     async def engine_failed(_: Request, error: EngineError) -> JSONResponse:
-        return JSONResponse(UpstreamError(str(error)).body(), UpstreamError.status)
+        return refusal(UpstreamError(str(error)))
 
     @app.exception_handler(BundleError)
     async def bundle_refused(_: Request, error: BundleError) -> JSONResponse:
-        return JSONResponse(RequestError(str(error), "bundle").body(), RequestError.status)
+        return refusal(RequestError(str(error), "bundle"))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return JSONResponse(RequestError(f"{where}: {first['msg']}", where).body(), 400)
+        return refusal(RequestError(f"{where}: {first['msg']}", where))
 
 
 def _add_rollouts(app: FastAPI, driver: RolloutDriver) -> None:

@@ -5,7 +5,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Route as Path
 
+from gateway.errors import RouteNotFoundError
 from gateway.metrics import Metrics
+from gateway.refusal import explain_errors
 from gateway.relay import Relay, Serving
 
 RELAYED = ("/v1/chat/completions", "/v1/completions")
@@ -14,16 +16,19 @@ RELAYED = ("/v1/chat/completions", "/v1/completions")
 def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
     """Build the ASGI app; whoever calls it opens and closes what it is given."""
     app = FastAPI(title="Retort", docs_url=None, redoc_url=None, openapi_url=None)
+    explain_errors(app)
     for path in RELAYED:
         app.router.routes.append(Path(path, Relay(serving), methods=["POST"]))
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        data = [
-            {"id": name, "object": "model", "owned_by": "retort", "created": 0}
-            for name in serving.table.routes
-        ]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [described(name) for name in serving.table.routes]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, object]:
+        if name not in serving.table.routes:
+            raise RouteNotFoundError(f"model {name!r} does not exist", "model")
+        return described(name)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -31,7 +36,7 @@ def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        waiting = sorted(set(serving.config.routes) - set(serving.table.routes))
+        waiting = sorted(serving.config.routes.keys() - serving.table.answering)
         body = {"status": "waiting" if waiting else "ready", "waiting": waiting}
         return JSONResponse(body, 503 if waiting else 200)
 
@@ -40,3 +45,8 @@ def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def described(name: str) -> dict[str, object]:
+    """A route as OpenAI's list of models shows it."""
+    return {"id": name, "object": "model", "owned_by": "retort", "created": 0}

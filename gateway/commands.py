@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from capture.errors import ConfigError
 from gateway.admin_client import AdminClient, Json, connect
 from gateway.config import GatewayConfig, load
-from gateway.errors import AdminKeyError, RolloutError, RouteNotFoundError
+from gateway.errors import AdminKeyError, RolloutError
 from gateway.rendering import (
     Shown,
     guards_table,
@@ -65,7 +66,7 @@ def start(
     settings = load(config)
     if route not in settings.routes:
         known = ", ".join(sorted(settings.routes))
-        raise RouteNotFoundError(f"{config} has no route {route!r}; known: {known}")
+        raise ConfigError(f"{config} has no route {route!r}; known: {known}")
     seconds = settings.routes[route].engine.start_timeout_seconds + START_MARGIN_SECONDS
     with _client(settings, key) as client, _progress() as progress:
         task = progress.add_task(f"starting an engine for {bundle.name}", total=None)

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from capture.config import read_table
+from capture.errors import ConfigError
 from gateway.guards import Guards
 
+MAX_PORT = 65535
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,6 +80,18 @@ class RouteConfig(BaseModel):
     rollout: RolloutConfig = RolloutConfig()
     guards: Guards = Guards()
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise ValueError("expected an address such as http://127.0.0.1:8000")
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise ValueError("expected the address without /v1, which requests bring along")
+        return url.rstrip("/")
+
     @model_validator(mode="after")
     def _one_source(self) -> "RouteConfig":
         if (self.model is None) == (self.url is None):
@@ -115,6 +130,8 @@ class GatewayConfig(BaseModel):
     def _addresses(self) -> "GatewayConfig":
         for address in (self.listen, self.admin_listen):
             host_and_port(address)
+        if self.listen == self.admin_listen:
+            raise ValueError(f"listen and admin_listen are both {self.listen}, expected two ports")
         return self
 
     @property
@@ -130,7 +147,7 @@ def host_and_port(address: str) -> tuple[str, int]:
         ValueError: If it is not of that form.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
         raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8080")
     return host, int(port)
 
@@ -145,6 +162,23 @@ def load(path: Path) -> GatewayConfig:
     home = path.resolve().parent
     routes = {name: _placed(route, home) for name, route in config.routes.items()}
     return config.model_copy(update={"run_dir": home / config.run_dir, "routes": routes})
+
+
+def check_folders(config: GatewayConfig) -> None:
+    """Look for the models and tokenizers that are to be served with.
+
+    Raises:
+        ConfigError: If a route's folder is not there, or holds no model.
+    """
+    for name, route in config.routes.items():
+        key = f"[gateway].routes.{name}"
+        if route.model is not None and not (route.model / "config.json").is_file():
+            raise ConfigError(
+                f"{key}.model is {route.model}: no config.json there; expected a Hugging Face "
+                "model folder"
+            )
+        if route.tokenizer is not None and not route.tokenizer.is_dir():
+            raise ConfigError(f"{key}.tokenizer is {route.tokenizer}: no such folder")
 
 
 def _placed(route: RouteConfig, home: Path) -> RouteConfig:

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
+from capture.errors import EngineError
 from capture.revision import tokenizer_hash
 from gateway.drain import UnderWay
 from gateway.errors import RolloutError, RouteNotFoundError
@@ -21,10 +24,13 @@ from gateway.relay import Serving
 from gateway.rollout import Rollout, promote, roll_back, rollout_json
 from gateway.routing import Deployment, Route
 from gateway.state import Saved, StateStore
+from gateway.supervisor import Health
 from gateway.trial import Trial
-from quant.bundle import verify_bundle
+from quant.bundle import BundleError, verify_bundle
 
 DRAIN_SECONDS = 30.0
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 class RolloutDriver:
@@ -38,7 +44,7 @@ class RolloutDriver:
         self._trials: dict[str, Trial] = {}
         self._starting: set[str] = set()
         self._under_way = UnderWay()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def on_begun(self, exchange: Exchange) -> None:
         """Count a client's request as under way."""
@@ -53,6 +59,15 @@ class RolloutDriver:
         if trial is not None:
             trial.observe(exchange)
 
+    def on_health(self, name: str, health: Health) -> None:
+        """Take a deployment out of service, or back; a candidate that ends is rolled back."""
+        self._metrics.engine_health(name, health)
+        table = self._serving.table
+        self._serving.table = table.with_down(name) if health == "down" else table.with_up(name)
+        for trial in self._trials.values():
+            if health == "down" and name == trial.candidate.name and trial.rollout.is_active:
+                self._spawn(trial.give_up("the candidate's engine ended"))
+
     async def resume(self) -> None:
         """Bring every route up: with the last promoted bundle, or the configured model.
 
@@ -60,7 +75,13 @@ class RolloutDriver:
             EngineError: If an engine does not start.
         """
         routes = self._serving.config.routes
-        await asyncio.gather(*(self._resume_route(name) for name in routes))
+        resuming = [asyncio.create_task(self._resume_route(name)) for name in routes]
+        try:
+            await asyncio.gather(*resuming)
+        finally:
+            for task in resuming:  # after one that failed the others need not go on
+                task.cancel()
+            await asyncio.gather(*resuming, return_exceptions=True)
 
     async def _resume_route(self, name: str) -> None:
         config = self._serving.config.routes[name]
@@ -77,7 +98,19 @@ class RolloutDriver:
         self._assign(name, Route(incumbent))
         active = await asyncio.to_thread(self._store.active, name)
         if active is not None:
-            self._begin(active, await self._start_bundle(active.rollout))
+            await self._resume_rollout(active)
+
+    async def _resume_rollout(self, active: Saved) -> None:
+        """Go on with a rollout; one whose candidate does not start any more is rolled back."""
+        try:
+            candidate = await self._start_bundle(active.rollout)
+        except (BundleError, EngineError) as error:
+            logger.error("rollout %s is rolled back: %s", active.rollout.id, error)  # noqa: TRY400
+            note = "the candidate did not start again"
+            moved = roll_back(active.rollout, datetime.now(UTC), note, by="guards")
+            await asyncio.to_thread(self._store.save, moved, active.version)
+        else:
+            self._begin(active, candidate)
 
     async def _start_engine(
         self, route: str, name: str, model: Path, *, capture: bool = False
@@ -95,7 +128,7 @@ class RolloutDriver:
 
         Raises:
             RouteNotFoundError: If there is no such route, or it is not up.
-            RolloutError: If the route has a rollout under way.
+            RolloutError: If the route has a rollout under way, or the gateway ends meanwhile.
             BundleError: If the bundle is not what it says it is, or reads text differently.
             EngineError: If it does not generate.
         """
@@ -105,18 +138,29 @@ class RolloutDriver:
         if route in self._starting or (under_way is not None and under_way.rollout.is_active):
             raise RolloutError(f"route {route} has a rollout under way; end that first")
         self._starting.add(route)
+        number = uuid.uuid4().hex[:12]
+        name = f"{Path(bundle).name}-{number[:4]}"
         try:
             await self._retire(route)
-            number = uuid.uuid4().hex[:12]
-            name = f"{Path(bundle).name}-{number[:4]}"
             steps = self._serving.config.routes[route].rollout.steps
             rollout = Rollout(number, route, bundle, name, steps, datetime.now(UTC))
-            candidate = await self._start_bundle(rollout)
+            candidate = await self._start_candidate(rollout)
             version = await asyncio.to_thread(self._store.save, rollout, 0)
             self._begin(Saved(rollout, version), candidate)
+        except BaseException:
+            await self._fleet.stop(name)
+            raise
         finally:
             self._starting.discard(route)
         return rollout
+
+    async def _start_candidate(self, rollout: Rollout) -> Deployment:
+        """Start a candidate for an operator who waits; given up when the gateway ends."""
+        starting = self._spawn(self._start_bundle(rollout))
+        await asyncio.wait({starting})
+        if starting.cancelled():
+            raise RolloutError("the gateway is ending; start the rollout when it is up again")
+        return starting.result()
 
     def _verify(self, route: str, bundle: Path) -> None:
         model = self._serving.config.routes[route].model
@@ -155,10 +199,12 @@ class RolloutDriver:
         if trial.rollout.state == "rolled_back":
             await self._drain(trial.candidate.name)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
+        """Begin something that ends with us."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _drain(self, name: str) -> None:
         """Stop an engine when the requests it is answering have ended."""
@@ -167,7 +213,7 @@ class RolloutDriver:
         await self._fleet.stop(name)
 
     async def close(self) -> None:
-        """Stop judging and mirroring; what is undecided goes on at the next start."""
+        """Stop starting, judging and mirroring; what is undecided goes on at the next start."""
         for trial in self._trials.values():
             if trial.rollout.is_active:
                 await trial.save()
@@ -236,9 +282,16 @@ class RolloutDriver:
 
     def deployments(self) -> list[JsonValue]:
         """Who answers each route now."""
+        table = self._serving.table
         return [
-            {"route": name, "role": role, "name": deployment.name, "url": deployment.url}
-            for name, route in self._serving.table.routes.items()
+            {
+                "route": name,
+                "role": role,
+                "name": deployment.name,
+                "url": deployment.url,
+                "up": deployment.name not in table.down,
+            }
+            for name, route in table.routes.items()
             for role, deployment in (("incumbent", route.incumbent), ("candidate", route.candidate))
             if deployment is not None
         ]

@@ -27,11 +27,13 @@ class GatewayError(Exception):
         status: HTTP status of the answer.
         type: OpenAI error type.
         code: OpenAI error code.
+        retry_after_seconds: When to try again, where trying again may help.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
+    retry_after_seconds: ClassVar[int | None] = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -65,10 +67,11 @@ class RouteNotFoundError(RequestError):
 
 
 class NotReadyError(GatewayError):
-    """Raised when a route's engine cannot be reached."""
+    """Raised when a route's engine does not serve at the moment."""
 
     status = 503
     code = "engine_not_ready"
+    retry_after_seconds = 10  # engines take that long to start, or longer
 
 
 class CaptureFullError(GatewayError):
@@ -76,6 +79,7 @@ class CaptureFullError(GatewayError):
 
     status = 503
     code = "capture_full"
+    retry_after_seconds = 1
 
 
 class UpstreamError(GatewayError):

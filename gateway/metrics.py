@@ -10,7 +10,9 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from capture.account import read_counts
+from gateway.errors import GatewayError
 from gateway.exchange import Exchange
+from gateway.supervisor import Health
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 WHERE = ("route", "deployment", "role")
@@ -22,11 +24,14 @@ class Metrics:
 
     registry: CollectorRegistry
     requests: Counter
+    refused: Counter
     in_flight: Gauge
     ttft: Histogram
     duration: Histogram
     mirrored: Counter
     late: Counter
+    engine_up: Gauge
+    engine_crashes: Counter
 
     @classmethod
     def create(cls, spool: Path) -> "Metrics":
@@ -37,6 +42,12 @@ class Metrics:
         return cls(
             registry=registry,
             requests=Counter("retort_requests", "Requests ended.", counted, registry=registry),
+            refused=Counter(
+                "retort_refused_requests",
+                "Requests refused before any engine was asked.",
+                ("reason",),
+                registry=registry,
+            ),
             in_flight=Gauge("retort_in_flight_requests", "Now.", ("route",), registry=registry),
             ttft=_seconds("retort_ttft_seconds", "Time to first byte.", registry),
             duration=_seconds("retort_request_seconds", "Time to last byte.", registry),
@@ -47,6 +58,18 @@ class Metrics:
                 "retort_capture_late",
                 "Answers that went out before their row was safe: the disk did not answer in time.",
                 ("route",),
+                registry=registry,
+            ),
+            engine_up=Gauge(
+                "retort_engine_up",
+                "Whether an engine of ours serves.",
+                ("deployment",),
+                registry=registry,
+            ),
+            engine_crashes=Counter(
+                "retort_engine_crashes",
+                "Engines that ended while they served; each is started again.",
+                ("deployment",),
                 registry=registry,
             ),
         )
@@ -60,9 +83,21 @@ class Metrics:
         self.in_flight.labels(exchange.request.route).dec()
         self.observe(exchange)
 
+    def refuse(self, error: GatewayError) -> None:
+        """Count a request that did not become an exchange."""
+        self.refused.labels(error.code or error.type).inc()
+
     def count_late(self, exchange: Exchange) -> None:
         """Count an answer that went out before its row was as safe as promised."""
         self.late.labels(exchange.request.route).inc()
+
+    def engine_health(self, deployment: str, health: Health) -> None:
+        """Take note of an engine that serves, has ended by itself, or was stopped by us."""
+        if health == "gone":
+            self.engine_up.remove(deployment)
+            return
+        self.engine_up.labels(deployment).set(health == "up")
+        self.engine_crashes.labels(deployment).inc(health == "down")
 
     def observe(self, exchange: Exchange) -> None:
         """Count one ended exchange."""

@@ -14,16 +14,22 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import orjson
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
 from gateway.config import GatewayConfig
-from gateway.errors import BodyTooLargeError, GatewayError, RequestError, RouteNotFoundError
+from gateway.errors import (
+    BodyTooLargeError,
+    GatewayError,
+    NotReadyError,
+    RequestError,
+    RouteNotFoundError,
+)
 from gateway.exchange import Exchange, Request
 from gateway.keeper import Keeper
 from gateway.privacy import Keeping, policy_of
+from gateway.refusal import refusal
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
 from gateway.wiring import REFUSALS, Wire, asked_body, stripped
@@ -44,6 +50,7 @@ class Serving:
         keeper: Takes ended exchanges into the spool.
         redactor: What is replaced in every text before it is written.
         wire: Takes rows from answers, for routes that ask for it.
+        on_refused: Called when a request is refused before it becomes an exchange.
     """
 
     config: GatewayConfig
@@ -55,6 +62,7 @@ class Serving:
     keeper: Keeper
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
     wire: Wire | None = None
+    on_refused: Callable[[GatewayError], None] = lambda _: None
 
 
 class Relay:
@@ -69,7 +77,8 @@ class Relay:
             request = await self._read(scope, receive)
             exchange = self._begin(request, dict(scope["headers"]))
         except GatewayError as error:
-            await JSONResponse(error.body(), error.status)(scope, receive, send)
+            self._serving.on_refused(error)
+            await refusal(error)(scope, receive, send)
             return
         self._serving.on_begun(exchange)
         relaying = asyncio.ensure_future(self._relay(exchange, scope, receive, send))
@@ -100,10 +109,7 @@ class Relay:
             raise RequestError(f"the body is not valid JSON: {error}") from error
         if not isinstance(parsed, dict):
             raise RequestError('the body is not a JSON object; expected {"model": ...}')
-        model = parsed.get("model")
-        if not isinstance(model, str) or model not in self._serving.table.routes:
-            known = ", ".join(sorted(self._serving.table.routes))
-            raise RouteNotFoundError(f"model {model!r} does not exist; known: {known}", "model")
+        model = self._model(parsed)
         return Request(
             endpoint=scope["path"],
             route=model,
@@ -112,6 +118,18 @@ class Relay:
             stream=parsed.get("stream") is True,
             conversation=conversation_key(parsed),
         )
+
+    def _model(self, parsed: dict[str, object]) -> str:
+        """The route that is asked for."""
+        model, routes = parsed.get("model"), self._serving.config.routes
+        if not isinstance(model, str):
+            raise RequestError(f"model is {model!r}, expected the name of a model", "model")
+        if model not in routes:
+            known = ", ".join(sorted(routes))
+            raise RouteNotFoundError(f"model {model!r} does not exist; known: {known}", "model")
+        if model not in self._serving.table.routes:
+            raise NotReadyError(f"the engine of {model!r} is starting; retry in a moment")
+        return model
 
     def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
         """Choose who answers, once and for all, and whether the answer is captured."""
@@ -139,6 +157,8 @@ class Relay:
         url = exchange.deployment.url + exchange.request.endpoint
         headers = forwarded_headers(scope["headers"])
         try:
+            if exchange.deployment.name in self._serving.table.down:
+                raise NotReadyError("the engine has ended and is being started again; retry")
             if exchange.wire is not None and await self._relay_heard(exchange, url, headers, send):
                 return
             async with self._serving.upstream.post(
@@ -148,7 +168,7 @@ class Relay:
         except GatewayError as error:
             exchange.error_type = error.code
             if exchange.http_status is None:
-                await JSONResponse(error.body(), error.status)(scope, receive, send)
+                await refusal(error)(scope, receive, send)
             # else the answer had begun: returning now breaks the connection, as the engine did
 
     async def _relay_heard(

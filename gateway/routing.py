@@ -59,13 +59,33 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """Every route by the model name that apps ask for."""
+    """Every route by the model name that apps ask for.
+
+    Attributes:
+        routes: The routes that have been brought up.
+        down: Names of deployments whose engine has ended and does not serve again yet.
+    """
 
     routes: Mapping[str, Route]
+    down: frozenset[str] = frozenset()
 
     def with_route(self, name: str, route: Route) -> "RouteTable":
         """Return a table with one route exchanged."""
         return replace(self, routes={**self.routes, name: route})
+
+    def with_down(self, deployment: str) -> "RouteTable":
+        """Return a table in which a deployment cannot answer."""
+        return replace(self, down=self.down | {deployment})
+
+    def with_up(self, deployment: str) -> "RouteTable":
+        """Return a table in which a deployment can answer again."""
+        return replace(self, down=self.down - {deployment})
+
+    @property
+    def answering(self) -> frozenset[str]:
+        """Names of routes whose incumbent can answer."""
+        routes = self.routes.items()
+        return frozenset(name for name, r in routes if r.incumbent.name not in self.down)
 
 
 def position(key: str) -> float:

@@ -5,16 +5,16 @@ import contextlib
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import capture.config
-import gateway.config
 from capture.config import CaptureConfig
+from capture.errors import ConfigError
 from capture.redaction import Redactor
 from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
@@ -22,14 +22,15 @@ from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
 from gateway.committer import committing
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, check_folders
 from gateway.driver import RolloutDriver
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
 from gateway.keeper import Keeper
-from gateway.listener import listening
+from gateway.listener import Listener, listening
 from gateway.metrics import Metrics
 from gateway.relay import Serving
+from gateway.reload import Reloader, Settings
 from gateway.routing import RouteTable
 from gateway.state import StateStore
 from gateway.upstream import Upstream
@@ -45,29 +46,30 @@ def serve(
         "retort.toml"
     ),
 ) -> None:
-    """Serve every route of the configuration until SIGINT or SIGTERM."""
+    """Serve every route of the configuration until SIGINT or SIGTERM; SIGHUP reads it again.
+
+    A second SIGINT or SIGTERM cuts off the requests that the first one lets finish.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings = gateway.config.load(config)
-    captured = capture.config.load(config)
+    settings = Settings.read(config)
+    check_folders(settings.gateway)
+    make_folder("[gateway].run_dir", settings.gateway.run_dir)
+    make_folder("[capture].spool", settings.capture.spool)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(settings, captured, config))
+        asyncio.run(run(settings, config))
 
 
-async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> None:
+async def run(settings: Settings, path: Path) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    captured.spool.mkdir(parents=True, exist_ok=True)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    config, captured = settings.gateway, settings.capture
+    ending = Ending.installed()
     async with (
-        committing(path, settings.run_dir),
+        committing(path, config.run_dir),
         opened_spool(captured) as spool,
-        opened_wire(settings, captured) as wire,
-        opened_upstream(settings) as upstream,
-        opened_fleet(settings, captured) as fleet,
+        opened_wire(config, captured) as wire,
+        opened_upstream(config) as upstream,
+        opened_fleet(config, captured) as fleet,
     ):
         metrics = Metrics.create(captured.spool)
         keeper = Keeper(
@@ -76,25 +78,77 @@ async def run(settings: GatewayConfig, captured: CaptureConfig, path: Path) -> N
             overflow=captured.overflow,
             on_late=metrics.count_late,
         )
-        given = (settings, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
-        serving = Serving(*given, Redactor(captured.redact), wire)
-        driver = RolloutDriver(serving, fleet, StateStore(settings.state_store), metrics)
+        given = (config, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
+        serving = Serving(*given, Redactor(captured.redact), wire, metrics.refuse)
+        driver = RolloutDriver(serving, fleet, StateStore(config.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
-        admin = create_admin_app(driver, admin_key(settings.run_dir))
+        fleet.on_health = driver.on_health
+        on_signal(signal.SIGHUP, Reloader(path, settings, serving).reload)
+        admin = create_admin_app(driver, admin_key(config.run_dir))
         async with (
-            listening(create_app(serving, metrics), settings.listen),
-            listening(admin, settings.admin_listen),
+            listening(create_app(serving, metrics), config.listen) as for_apps,
+            listening(admin, config.admin_listen) as for_operators,
         ):
-            starting = asyncio.create_task(driver.resume())
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                logger.info("ready on http://%s/v1", settings.listen)
-                await stopping
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            await driver.close()
+            ending.listeners = (for_apps, for_operators)
+            await until_ended(driver, ending, config.listen)
+
+
+async def until_ended(driver: RolloutDriver, ending: "Ending", listen: str) -> None:
+    """Start the engines and serve until we are asked to end, or an engine does not start."""
+    starting = asyncio.create_task(driver.resume())
+    stopping = asyncio.create_task(ending.asked.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            logger.info("ready on http://%s/v1", listen)
+            await stopping
+        logger.info("ending")
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await driver.close()
+
+
+@dataclass
+class Ending:
+    """The wish to end: once lets the requests under way finish, twice cuts them off."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    listeners: Sequence[Listener] = ()
+
+    @classmethod
+    def installed(cls) -> "Ending":
+        """Listen to SIGINT and SIGTERM."""
+        ending = cls()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            on_signal(number, ending.ask)
+        return ending
+
+    def ask(self) -> None:
+        """Ask to end."""
+        if self.asked.is_set():
+            for listener in self.listeners:
+                listener.hang_up()
+        self.asked.set()
+
+
+def on_signal(number: signal.Signals, react: Callable[[], None]) -> None:
+    """Call something from the running event loop whenever a signal comes."""
+    asyncio.get_running_loop().add_signal_handler(number, react)
+
+
+def make_folder(key: str, folder: Path) -> None:
+    """Make a folder of the configuration if it is not there.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key} is {folder}: {error.strerror}; name another folder") from error
 
 
 @asynccontextmanager
@@ -157,9 +211,19 @@ async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> Asyn
 
 
 def admin_key(run_dir: Path) -> str:
-    """Read the operators' key, making one at the first start; its file is readable by us only."""
+    """Read the operators' key, making one at the first start; its file is readable by us only.
+
+    Raises:
+        ConfigError: If the file is there but empty.
+    """
     path = run_dir / "admin.key"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(32), encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+        draft = run_dir / "admin.key.tmp"
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(32), encoding="utf-8")
+        draft.replace(path)
+    key = path.read_text(encoding="utf-8").strip()
+    if not key:
+        raise ConfigError(f"{path}: empty; remove it, and the next start makes a new key")
+    return key

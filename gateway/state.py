@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from capture.errors import ConfigError
 from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
 from gateway.rollout import DECISION, ROLLOUT, Rollout
 from gateway.tables import DECISIONS, IS_ACTIVE, METADATA, ROLLOUTS
@@ -52,12 +53,13 @@ class StateStore:
         """Open the database at an SQLAlchemy URL and create what is missing in it.
 
         Raises:
+            ConfigError: If the URL is malformed, or names a database without a driver here.
             StateStoreError: If it cannot be opened; its folder must exist.
         """
         try:
             self._engine = create_engine(url)
         except (ArgumentError, ImportError) as error:
-            raise StateStoreError(
+            raise ConfigError(
                 f"the state store cannot be opened: {error}; see state_url"
             ) from error
         with _translated():

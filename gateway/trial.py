@@ -18,7 +18,7 @@ from gateway.exchange import Exchange
 from gateway.guards import judge
 from gateway.mirror import Mirror
 from gateway.pair import Reply, compare, is_structured
-from gateway.rollout import Rollout, canary_share, transition
+from gateway.rollout import Rollout, canary_share, roll_back, transition
 from gateway.routing import Deployment, Route
 from gateway.state import Saved, StateStore
 
@@ -103,6 +103,13 @@ class Trial:
             await self._move(move(self.rollout))
         self._changed.set()
         return self.rollout
+
+    async def give_up(self, note: str) -> None:
+        """Roll back, unless the rollout has ended already: the candidate cannot go on."""
+        async with self._moving:
+            if self.rollout.is_active:
+                await self._move(roll_back(self.rollout, datetime.now(UTC), note, by="guards"))
+        self._changed.set()
 
     def observe(self, exchange: Exchange) -> None:
         """Take a client's ended request as evidence, and mirror it if the incumbent answered."""

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from capture.config import load as load_capture
+from capture.errors import ConfigError
+from capture.host import Host, this_host
 from capture.log import Log
 from quant.config import QuantConfig, load
-from quant.errors import BundleError, CompressionError
-from quant.schemes import SCHEMES, Host, Scheme, find_scheme, refusal, this_host
+from quant.schemes import SCHEMES, Scheme, find_scheme, refusal
 from trainer.manifest import Manifest
 
 run_app = typer.Typer(
@@ -56,9 +57,9 @@ def run(
     """
     chosen = find_scheme(scheme, this_host())
     if out.exists():
-        raise BundleError(f"{out}: exists already; choose another --out or remove it")
+        raise ConfigError(f"{out}: exists already; choose another --out or remove it")
     if not (model / "config.json").is_file():
-        raise CompressionError(f"{model}: no config.json there; give a Hugging Face model folder")
+        raise ConfigError(f"{model}: no config.json there; give a Hugging Face model folder")
     settings, log = load(config), Log(load_capture(config).log)
     manifest = _quantize(model, out, chosen, settings, log, check=check)
     if as_json:

@@ -52,7 +52,7 @@ def quantize_layers(
     so its inputs are those it will have in service.
 
     Args:
-        model: In the dtype it is stored in, which the scales get too.
+        model: In the dtype that its config names, which the scales get, or wider.
         layers: Of ``linear_layers``.
         sequences: Token ids to run the model on, shortest first.
         batch_tokens: Padded tokens per forward pass.
@@ -70,7 +70,8 @@ def quantize_layers(
                     f"inputs of {name} are not finite on the log's rows; the model is broken"
                 )
             layer = turn[name]
-            done[name] = round_with_compensation(layer.weight, hessian_II)
+            stored_OI = layer.weight.to(model.config.dtype)
+            done[name] = round_with_compensation(stored_OI, hessian_II)
             model.set_submodule(name, Int8Linear(done[name], layer.bias))
             on_layer()
     return done

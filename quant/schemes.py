@@ -3,14 +3,11 @@
 The refusals were measured on vLLM 0.32's CPU build; the reasons quote what it said.
 """
 
-import importlib.metadata
 from dataclasses import dataclass
-from typing import Literal
 
 from capture.errors import ConfigError
+from capture.host import Host
 from quant.errors import SchemeError
-
-Host = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +72,6 @@ SCHEMES = (
         nearest="int8",
     ),
 )
-
-
-def this_host() -> Host:
-    """Return which engine is installed: vLLM's CUDA build, or else its CPU build."""
-    names = {item.metadata["Name"] for item in importlib.metadata.distributions()}
-    return "cuda" if "vllm" in names else "cpu"
 
 
 def find_scheme(name: str, host: Host) -> Scheme:

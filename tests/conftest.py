@@ -8,6 +8,9 @@ from tests.support.buckets import Bucket, new_bucket, s3_server
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="How many processes are killed.")
     parser.addoption(
+        "--interleavings", type=int, default=25, help="How many histories of spool and log."
+    )
+    parser.addoption(
         "--outage-seconds", type=float, default=3.0, help="How long the object store is away."
     )
 

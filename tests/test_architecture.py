@@ -13,7 +13,7 @@ import trainer
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gateway", "capture", "trainer", "quant")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-HEAVY = {"torch", "transformers", "vllm", "duckdb", "auto_round"}
+HEAVY = {"torch", "transformers", "vllm", "duckdb"}
 
 
 def test_each_package_lies_in_this_tree() -> None:

@@ -75,7 +75,13 @@ def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
     with store_errors(config.log):
         is_there = config.log.is_dir()
     if not is_there:
-        raise ConfigError(f"[trainer] log is {config.log}: no such folder; give the log's folder")
+        raise ConfigError(f"[trainer].log is {config.log}: no such folder; give the log's folder")
+    for name, folder in (("teacher", config.teacher), ("student", config.student)):
+        if folder is not None and not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"[trainer].{name} is {folder}: no config.json there; give a Hugging Face model "
+                "folder"
+            )
     log = Log(config.log)
     snapshot = log.snapshot(config.where)
     table = log.read(snapshot, COLUMNS)

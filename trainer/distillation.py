@@ -22,6 +22,7 @@ from trainer.evaluation import Quality, evaluate
 from trainer.loop import Recipe, Step, make_optimizer, train
 from trainer.losses import LOSSES
 from trainer.manifest import Lineage
+from trainer.precision import in_fast_dtype
 from trainer.reduction import Reduction
 from trainer.student import count_parameters, open_student, open_teacher
 
@@ -135,7 +136,7 @@ class Distillation:
             tokens = self._train(scalars, on_step)
             seconds = time.perf_counter() - started
         report("measuring on held-out rows")
-        self.student.to(torch.bfloat16)
+        in_fast_dtype(self.student.to(torch.bfloat16))  # rounded as it will be saved
         after = self._measure()
         metrics = Metrics(
             loss=self.config.loss,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from trainer.dataset import Dataset, Ints
 from trainer.losses import Loss
 from trainer.packing import collate, endless_batches
+from trainer.precision import fast_products
 from trainer.schedule import learning_rate_factor
 from trainer.student import completion_logits
 
@@ -82,7 +83,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = collate(dataset, rows[positions], student.device)
-        with torch.autocast(student.device.type, dtype=torch.bfloat16):
+        with fast_products(student.device):
             logits_NV = completion_logits(student, batch)
         loss = recipe.loss(logits_NV, batch.targets).mean()
         torch.autograd.backward(loss)

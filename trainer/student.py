@@ -6,6 +6,7 @@ Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -13,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from capture.revision import tokenizer_hash
 from trainer.errors import ModelError
 from trainer.packing import Batch
+from trainer.precision import in_fast_dtype
 
 
 def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -29,12 +31,12 @@ def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def open_teacher(folder: Path, device: torch.device) -> PreTrainedModel:
-    """Load a model in the dtype it is stored in.
+    """Load a model as it is stored; on a CPU that has no bfloat16, computing in float32.
 
     Raises:
         ModelError: If the folder holds no model.
     """
-    return _open(folder, "auto").to(device)
+    return in_fast_dtype(_open(folder, "auto").to(device))
 
 
 def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTrainedModel:
@@ -63,5 +65,5 @@ def _open(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     disable_progress_bar()  # it would tear our own
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error

@@ -119,11 +119,21 @@ async def prepare(plan: Plan) -> Demo:
 
 
 def choose_prompts(prompts: Path, test: Path | None) -> tuple[list[Prompt], list[Prompt]]:
-    """Read the prompts of the traffic and the held-out ones."""
+    """Read the prompts of the traffic and the held-out ones.
+
+    Raises:
+        ConfigError: If a file is missing or malformed, or too small to hold prompts out of it.
+    """
     beside = prompts.with_name("test.jsonl")
-    if test is None and not beside.is_file():
-        return split_heldout(load_prompts(prompts), HELDOUT_FRACTION)
-    return load_prompts(prompts), load_prompts(test or beside)
+    if test is not None or beside.is_file():
+        return load_prompts(prompts), load_prompts(test or beside)
+    traffic, heldout = split_heldout(load_prompts(prompts), HELDOUT_FRACTION)
+    if not traffic or not heldout:
+        raise ConfigError(
+            f"{prompts}: {len(traffic)} prompts for traffic and {len(heldout)} held out, expected "
+            "some of each; give more prompts, or held-out ones with --test"
+        )
+    return traffic, heldout
 
 
 async def measure_capture(demo: Demo, urls: tuple[str, str]) -> Comparison:

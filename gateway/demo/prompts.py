@@ -45,21 +45,21 @@ def load_prompts(path: Path) -> list[Prompt]:
         ConfigError: If the file is missing, empty, or a line is not a chat; with its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a chat-form JSONL file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error}") from error
     prompts: list[Prompt] = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line)
-            said = tuple((turn["role"], turn["content"]) for turn in row["messages"])
+            prompts.append(_read(line))
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(
-                f'{path}:{number}: expected {{"messages": [{{"role", "content"}}, ...]}}'
+                f'{path}:{number}: expected {{"messages": [{{"role", "content"}}, ...]}} with texts'
             ) from error
-        answer = said[-1][1] if said and said[-1][0] == "assistant" else None
-        asked = said[:-1] if answer is not None else said
-        prompts.append(Prompt(asked, answer, row.get("slice", "common")))
     if not prompts:
         raise ConfigError(f"{path}: no prompts in it")
     return (
@@ -67,6 +67,17 @@ def load_prompts(path: Path) -> list[Prompt]:
         if {prompt.slice for prompt in prompts} == {"common", "rare"}
         else by_rarity(prompts)
     )
+
+
+def _read(line: str) -> Prompt:
+    """Take one line; one without a message to answer, or with other content than text, is wrong."""
+    row = json.loads(line)
+    said = tuple((turn["role"], turn["content"]) for turn in row["messages"])
+    answer = said[-1][1] if said and said[-1][0] == "assistant" else None
+    asked = said if answer is None else said[:-1]
+    if not asked or not all(isinstance(part, str) for turn in said for part in turn):
+        raise TypeError
+    return Prompt(asked, answer, row.get("slice", "common"))
 
 
 def by_rarity(prompts: Sequence[Prompt]) -> list[Prompt]:

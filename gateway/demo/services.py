@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
-from capture.engine import Engine, EngineSpec
+from capture.engine import Engine, EngineSpec, free_port
 from capture.errors import EngineError
-from capture.process import GuardedProcess, guarded
+from capture.process import GuardedProcess, guarded, last_lines
 from gateway.demo.workspace import Workspace
 from gateway.errors import DemoError
 
@@ -42,10 +42,11 @@ async def _wait_ready(work: Workspace, process: GuardedProcess) -> None:
             async with asyncio.timeout(READY_SECONDS):
                 while not await _answers(client):
                     if not process.is_running:
-                        raise DemoError(f"the gateway ended:\n  {process.last_lines()}")
+                        raise DemoError(f"the gateway ended:\n  {last_lines(process.log_path)}")
                     await asyncio.sleep(0.2)
         except TimeoutError as error:
-            raise DemoError(f"the gateway is not ready:\n  {process.last_lines()}") from error
+            tail = last_lines(process.log_path)
+            raise DemoError(f"the gateway is not ready:\n  {tail}") from error
 
 
 async def _answers(client: httpx.AsyncClient) -> bool:
@@ -58,8 +59,9 @@ async def _answers(client: httpx.AsyncClient) -> bool:
 @asynccontextmanager
 async def engine_running(spec: EngineSpec) -> AsyncIterator[str]:
     """Run one engine until the context ends; gives its address when it generates."""
-    engine = await asyncio.to_thread(Engine.start, spec)
+    engine = Engine(spec, free_port())
     try:
+        await asyncio.to_thread(engine.launch)
         await asyncio.to_thread(engine.wait_ready, READY_SECONDS)
         yield engine.url
     except EngineError as error:

@@ -22,16 +22,23 @@ class Measured:
         tokens: Generated tokens, as the engine counts them.
         seconds: Wall time from the first request to the last byte.
         gaps_ms: Times between successive chunks of the same stream.
+        cpu_seconds: Processor time of the engine, all its processes.
     """
 
     tokens: int
     seconds: float
     gaps_ms: Sequence[float]
+    cpu_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
         """Generated tokens over wall time."""
         return self.tokens / self.seconds
+
+    @property
+    def cpu_us_per_token(self) -> float:
+        """Microseconds of the engine's processor time per generated token."""
+        return 1e6 * self.cpu_seconds / self.tokens
 
     def gap_ms(self, percentile: float) -> float:
         """Inter-token latency, milliseconds."""

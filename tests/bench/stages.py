@@ -13,10 +13,8 @@ from capture.choice import Choice, TapConfig
 from capture.piece import Rows, cut
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS, Flag
+from capture.search import search
 from capture.spool import SegmentWriter
-from capture.tap_v1 import DEFERRED_VOCABULARY
-from capture.tapping import start_copy
-from capture.topk import Candidates, candidates
 
 CONFIG = TapConfig(spool=Path("unused"), model_revision="r", tokenizer_hash="t")
 STEPS, FEW_STEPS = 32, 4  # tokens per request
@@ -39,33 +37,36 @@ def stages(vocabulary: int, batch: int, *, is_sharp: bool) -> dict[str, float]:
     if is_sharp:
         for scores in logits:
             scores[:, 0] = 20.0
-    tops = select(logits)
-    rows = assemble(tops)
+    steps_rows = select(logits)
+    joined = Rows.joined(steps_rows)
+    rows = assemble(joined, batch)
     encoded = encode_logits(rows)
     with tempfile.TemporaryDirectory() as folder:
         writer = SegmentWriter(Path(folder), "logits", LOGITS, "bench")
         seconds = {
             "select": timed(lambda: select(logits)),
-            "copy": timed(lambda: [start_copy(top)() for top in tops]),
-            "cut": timed(lambda: assemble(tops)),
+            "copy": timed(lambda: Rows.joined(steps_rows)),
+            "cut": timed(lambda: assemble(joined, batch)),
             "encode": timed(lambda: encode_logits(rows)),
             "write": timed(lambda: write(writer, encoded)),
         }
     return {name: value / (batch * steps) * 1e6 for name, value in seconds.items()}
 
 
-def select(logits: Sequence[torch.Tensor]) -> list[Candidates]:
-    """Step by step where the vocabulary is large, all steps at once where it is small."""
-    is_deferred = logits[0].shape[1] <= DEFERRED_VOCABULARY
-    calls = [torch.cat(list(logits))] if is_deferred else logits
-    tops = [
-        candidates(scores, k_min=CONFIG.k_min, k_max=CONFIG.k_max, mass=CONFIG.mass)
-        for scores in calls
+def select(logits: Sequence[torch.Tensor]) -> list[Rows]:
+    """What the engine's thread does in each step."""
+    num_rows, vocabulary = logits[0].shape
+    first_R = vocabulary * np.arange(num_rows)
+    no_draws = np.empty((num_rows, 0))
+    kept = [
+        search(scores.numpy().ravel(), first_R, vocabulary, CONFIG.limits, no_draws)
+        for scores in logits
     ]
-    if not is_deferred:
-        return tops
-    parts = zip(*(torch.split(part, len(logits[0])) for part in tops[0]), strict=True)
-    return [Candidates(*part) for part in parts]
+    owner_R = np.arange(num_rows)
+    return [
+        Rows(owner_R, np.full(num_rows, step, np.int32), *of_step)
+        for step, of_step in enumerate(kept)
+    ]
 
 
 def write(writer: SegmentWriter, batch: pa.RecordBatch) -> None:
@@ -75,20 +76,15 @@ def write(writer: SegmentWriter, batch: pa.RecordBatch) -> None:
         writer.current.sync()
 
 
-def assemble(tops: Sequence[Candidates]) -> list[LogitRow]:
+def assemble(rows: Rows, batch: int) -> list[LogitRow]:
     """What the tap's thread makes of the steps of one batch of requests."""
-    batch = len(tops[0].ids_RK)
+    steps = len(rows.owner_R) // batch
     choices = [
-        Choice(str(n), 0, [1], [5] * len(tops), frozenset(), len(tops), Flag(0), touched_at=0.0)
+        Choice(str(n), 0, [1], [5] * steps, frozenset(), steps, Flag(0), touched_at=0.0)
         for n in range(batch)
     ]
-    owner_R = np.array([choice.serial for choice in choices])
-    rows = [
-        Rows(owner_R, np.full(batch, n, np.int32), *start_copy(top)()) for n, top in enumerate(tops)
-    ]
-    by_serial = {choice.serial: choice for choice in choices}
-    for serial, piece in cut(Rows.joined(rows), k_min=CONFIG.k_min, mass=CONFIG.mass):
-        by_serial[serial].extend(piece)
+    for owner, piece in cut(rows):
+        choices[owner].extend(piece)
     return [choice.to_row(CONFIG, "2026-01-01") for choice in choices]
 
 

@@ -1,6 +1,7 @@
 """A log in a bucket does what a log in a folder does."""
 
 import json
+import time
 from datetime import date
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.errors import LogError
 from capture.log import Log, Snapshot, query
+from capture.repair import Repairer
 from capture.rewrite import compact
-from capture.store import S3Path, data_files
+from capture.store import UPLOAD_SECONDS, S3Path, data_files, left_behind
 from capture.verify import verify
 from tests.support.answered_rows import answer, write_log
 from tests.support.buckets import Bucket
@@ -114,6 +116,26 @@ def test_retention_leaves_a_file_that_is_on_its_way(bucket: Bucket, tmp_path: Pa
 
     names = {file.path for file in data_files(folder) if file.day == "2026-11-23"}
     assert names == {"day=2026-11-23/part-coming.parquet"}
+
+
+def test_a_repair_leaves_a_file_that_is_on_its_way(bucket: Bucket, tmp_path: Path) -> None:
+    config = scattered(bucket, tmp_path)
+    coming = bucket.log / "logits/day=2026-11-24/part-coming.parquet"
+    coming.write_bytes(b"somebody else's")
+
+    assert Repairer(config).repair().orphan_files == 0
+    assert coming.read_bytes() == b"somebody else's"
+
+
+def test_what_is_older_than_any_upload_is_left_behind(bucket: Bucket) -> None:
+    folder = bucket.log / "logits"
+    (folder / "day=2026-11-24/part-a.parquet").write_bytes(b"a")
+    paths = {"day=2026-11-24/part-a.parquet"}
+    now = time.time()
+
+    assert left_behind(folder, paths, now) == set()
+    assert left_behind(folder, paths, now + UPLOAD_SECONDS + 60) == paths
+    assert left_behind(folder, {"day=2026-11-24/part-b.parquet"}, now + 1e9) == set()
 
 
 def test_a_snapshot_is_what_the_trainer_reads(bucket: Bucket, tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -14,15 +12,16 @@ from hypothesis import strategies as st
 from capture import commit
 from capture.commit import CommitReport, Committer
 from capture.config import CaptureConfig
-from capture.delta import Change, apply, committed_rows, open_table
+from capture.delta import Change, apply, open_table
 from capture.errors import LogError
+from capture.history import committed_rows
 from capture.log import Log, query
 from capture.parquet import rounded
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS
 from capture.spool import SegmentWriter, closed_segments
 from capture.verify import verify
-from tests.support.killed_commit import POINTS
+from tests.support.killed_commit import COMMIT, killed
 from tests.support.log_folders import config_in, filled, folder_of, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
@@ -91,15 +90,13 @@ def test_any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)  # starts a process
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", COMMIT)
 def test_killed_anywhere_each_row_is_committed_exactly_once(tmp_path: Path, point: str) -> None:
     config = config_in(tmp_path)
     for writer in "ab":
         rows = [logit_row(f"{writer}{i}", day=f"2026-11-2{i}") for i in (3, 4)]
         spool_logits(config, *rows)
-    killed = [sys.executable, "-m", "tests.support.killed_commit"]
-    ended = subprocess.run([*killed, str(config.spool), str(config.log), point], check=False)
-    assert ended.returncode == -9
+    assert killed(config, "commit", point)
 
     Committer(config).commit()
 

@@ -11,7 +11,7 @@ import pytest
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
 from capture.errors import EngineError
-from capture.process import GuardedProcess, guarded
+from capture.process import GuardedProcess, guarded, last_lines
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -96,6 +96,14 @@ def test_the_exit_code_and_environment_pass_through() -> None:
         errors = process.stderr.read()
 
     assert (process.returncode, errors) == (7, b"")
+
+
+def test_the_end_of_a_log_is_read_without_the_rest_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(100_000)))
+
+    assert last_lines(log).split("\n  ") == [f"line {n}" for n in range(99_985, 100_000)]
+    assert last_lines(tmp_path / "none") == "(No such file or directory)"
 
 
 def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from capture.errors import ConfigError, LogError
 from capture.export import Format, export
 from capture.log import Log
 from tests.capture.test_lineage import write_model
+from tests.support.damaged_segments import flip, frame_starts, segment_of
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
@@ -130,6 +131,19 @@ def test_verify_ends_well_when_the_law_holds_and_not_when_it_breaks(home: Path) 
     assert json.loads(result.stdout)["problems"]
     assert isinstance(result.exception, LogError)
     assert "vanished" in str(result.exception)
+
+
+def test_verify_shows_what_is_damaged_and_repairs_it(home: Path) -> None:
+    path = segment_of(home / "spool", "c", "d")
+    flip(path, frame_starts(path)[2] + 20)
+    document(home, "commit")
+
+    assert "checksum" in run(home, "verify").stdout
+    (damaged,) = cast("list[dict[str, object]]", document(home, "verify")["damaged"])
+    assert (damaged["segment"], damaged["frame"]) == ("logits-w-000001", 2)
+    repaired = document(home, "verify", "--repair")
+    assert (repaired["damaged"], repaired["dropped"]) == ([], {"damaged": 1})
+    assert cast("dict[str, object]", repaired["repaired"])["rows"] == {"exchanges": 0, "logits": 1}
 
 
 def test_commit_brings_the_spool_in(home: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.adaptive import kept_sizes
+from capture.adaptive import Limits
 from capture.choice import Choice, TapConfig
 from capture.piece import Rows, cut
 from capture.schema import Flag
@@ -23,15 +23,16 @@ def rows_of(arrivals: list[tuple[int, int, int]]) -> Rows:
     for number, (owner, position, width) in enumerate(arrivals):
         ids = np.arange(width, dtype=np.int32)[None] + 10 * number
         logprobs = np.log(np.full((1, width), 0.9 / width, np.float32))
-        steps.append(Rows(np.array([owner]), np.array([position], np.int32), ids, logprobs))
+        draws = np.full((1, 2), number, np.int32)
+        place = (np.array([owner]), np.array([position], np.int32))
+        steps.append(Rows.chosen(*place, (ids, logprobs, draws), Limits(1, 64, 0.5)))
     return Rows.joined(steps)
 
 
 def test_steps_without_a_row_to_keep_have_no_piece() -> None:
     rows = rows_of([(1, 0, 2)])
-    none = Rows(rows.owner_R[:0], rows.position_R[:0], rows.ids_RK[:0], rows.logprobs_RK[:0])
 
-    assert list(cut(none, k_min=1, mass=0.5)) == []
+    assert list(cut(rows.taken(np.arange(0)))) == []
 
 
 @settings(deadline=None)
@@ -41,17 +42,16 @@ def test_pieces_hold_the_last_row_of_every_position(arrivals: list[tuple[int, in
     last = {(owner, position): number for number, (owner, position, _) in enumerate(arrivals)}
 
     found = {}
-    for owner, piece in cut(rows, k_min=1, mass=0.5):
+    for owner, piece in cut(rows):
         start = 0
         for n, size in enumerate(piece.size_n):
-            found[owner, piece.first + n] = piece.ids_E[start : start + size].tolist()
+            ids = piece.ids_E[start : start + size].tolist()
+            found[owner, piece.first + n] = (ids, piece.draws_nD[n].tolist())
             start += size
         assert start == len(piece.ids_E) == len(piece.logprobs_E)
 
-    sizes = kept_sizes(rows.logprobs_RK, k_min=1, mass=0.5)
-    assert found == {
-        key: rows.ids_RK[number, : sizes[number]].tolist() for key, number in last.items()
-    }
+    kept = np.split(rows.ids_E, rows.size_R.cumsum())
+    assert found == {key: (kept[number].tolist(), [number] * 2) for key, number in last.items()}
 
 
 @settings(deadline=None)
@@ -65,13 +65,14 @@ def test_rejected_drafts_are_replaced_however_steps_are_batched(
     made = []
     for number, (drafts, accepted) in enumerate(steps):
         positions = np.arange(position, position + drafts + 1, dtype=np.int32)
-        ids_RK = np.full((len(positions), 1), number, np.int32)
-        logprobs_RK = np.zeros((len(positions), 1), np.float32)
-        made.append(Rows(np.full(len(positions), choice.serial), positions, ids_RK, logprobs_RK))
+        owners, rows = np.full(len(positions), choice.serial), len(positions)
+        ids_RK, draws_RD = np.full((rows, 1), number, np.int32), np.empty((rows, 0), np.int32)
+        top = (ids_RK, np.zeros((rows, 1), np.float32), draws_RD)
+        made.append(Rows.chosen(owners, positions, top, Limits(1, 64, 1.0)))
         expected.update(dict.fromkeys(positions.tolist(), number))
         position += min(accepted, drafts) + 1
     for start in range(0, len(made), batch):
-        for _, piece in cut(Rows.joined(made[start : start + batch]), k_min=1, mass=1.0):
+        for _, piece in cut(Rows.joined(made[start : start + batch])):
             choice.extend(piece)
     choice.output_ids += [7] * position  # what the engine kept
 

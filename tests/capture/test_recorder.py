@@ -1,6 +1,6 @@
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,21 +56,22 @@ def step(owners: list[Choice], *top: int) -> Rows:
     """One row per owner: the row's likeliest token and one more."""
     ids = np.array([[token, token + 100] for token in top], np.int32)
     logprobs = np.tile(np.log(np.array([0.7, 0.2995], np.float32)), (len(top), 1))
-    return Rows(
+    return Rows.chosen(
         np.array([owner.serial for owner in owners]),
         np.array([len(owner.output_ids) for owner in owners], np.int32),
-        ids,
-        logprobs,
+        (ids, logprobs, np.empty((len(top), 0), np.int32)),
+        CONFIG.limits,
     )
 
 
-def push(tap: Recorder[Rows], owners: list[Choice], *top: int) -> None:
-    tap.push(step(owners, *top), num_bytes=16)
+def push(tap: Recorder, owners: list[Choice], *top: int) -> None:
+    rows = step(owners, *top)
+    tap.push(lambda: rows, num_bytes=16)
 
 
 def test_a_choice_is_written_when_its_stop_token_comes() -> None:
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     one = choice(output)
     tap.begin(one)
     for token in (5, 6, STOP):
@@ -89,7 +90,7 @@ def test_a_choice_is_written_when_its_stop_token_comes() -> None:
 
 def test_the_last_row_of_a_position_counts() -> None:
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     one = choice(output, max_tokens=1)
     tap.begin(one)
     push(tap, [one], 50)  # of a partly prefilled prompt; its sample is discarded
@@ -104,7 +105,7 @@ def test_the_last_row_of_a_position_counts() -> None:
 def test_rows_of_one_step_go_to_their_owners() -> None:
     spool = Kept()
     outputs: list[list[int]] = [[], []]
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     owners = [choice(output, max_tokens=2) for output in outputs]
     for one in owners:
         tap.begin(one)
@@ -126,7 +127,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 ) -> None:
     monkeypatch.setattr(recorder, "LINGER_SECONDS", 0.1)
     spool, output = Kept(), list[int]()
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     one = choice(output)
     one.is_scheduled = False
     tap.begin(one)
@@ -144,7 +145,7 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 
 def test_a_missing_step_flags_the_choice() -> None:
     spool = Kept()
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=3)
     tap.begin(one)
     push(tap, [one], 5)
@@ -157,26 +158,27 @@ def test_a_missing_step_flags_the_choice() -> None:
 
 def test_a_choice_without_a_row_is_counted_as_dropped() -> None:
     spool = Kept()
-    tap = Recorder(spool, CONFIG, Rows.joined)
+    tap = Recorder(spool, CONFIG)
     tap.begin(choice([]))
     tap.close()
 
     assert spool.account.dropped == ["empty"]
 
 
+def wait_for(event: threading.Event, rows: Rows) -> Rows:
+    assert event.wait(5)
+    return rows
+
+
 def test_more_than_the_bound_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MAX_PENDING_BYTES", 32)
     spool, blocked = Kept(), threading.Event()
-
-    def gather(steps: Sequence[Rows]) -> Rows:
-        blocked.wait(5)
-        return Rows.joined(steps)
-
-    tap = Recorder(spool, CONFIG, gather)
+    tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=50)
     tap.begin(one)
     for _ in range(6):
-        push(tap, [one], 1)
+        rows = step([one], 1)
+        tap.push(partial(wait_for, blocked, rows), num_bytes=16)
         one.output_ids.append(1)
     blocked.set()
     tap.close()
@@ -188,16 +190,12 @@ def test_choices_that_hold_too_much_are_cut_short(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(recorder, "MAX_HELD_BYTES", 1)
     monkeypatch.setattr(recorder, "TICK_SECONDS", 0.001)
     spool, taken = Kept(), threading.Semaphore(0)
-
-    def gather(steps: Sequence[Rows]) -> Rows:
-        taken.release()
-        return Rows.joined(steps)
-
-    tap = Recorder(spool, CONFIG, gather)
+    tap = Recorder(spool, CONFIG)
     one = choice([], max_tokens=50)
     tap.begin(one)
     for _ in range(2):
         push(tap, [one], 1)
+        tap.call(taken.release)
         assert taken.acquire(timeout=5)
         one.output_ids.append(1)
     tap.close()
@@ -207,16 +205,14 @@ def test_choices_that_hold_too_much_are_cut_short(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_step_that_cannot_be_recorded_does_not_end_the_tap() -> None:
-    def gather(steps: Sequence[Rows]) -> Rows:
-        if any((rows.ids_RK == 66).any() for rows in steps):
-            raise ValueError("broken")
-        return Rows.joined(steps)
+    def load() -> Rows:
+        raise ValueError("broken")
 
     spool = Kept()
-    tap = Recorder(spool, CONFIG, gather)
+    tap = Recorder(spool, CONFIG)
     broken, one = choice([], max_tokens=1), choice([], max_tokens=1)
     tap.begin(broken)
-    push(tap, [broken], 66)
+    tap.push(load, num_bytes=16)
     broken.output_ids.append(66)
     while tap._pending:
         threading.Event().wait(0.001)

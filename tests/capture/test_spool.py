@@ -9,18 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capture.damage import Damage
 from capture.errors import SpoolError
 from capture.locks import create_locked
+from capture.quarantine import Note, quarantined
+from capture.recovery import recover
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS
 from capture.spool import (
+    BAD,
     OpenSegment,
     SegmentName,
     SegmentWriter,
     closed_segments,
     living_writers,
     read_segment,
-    recover,
     segments,
 )
 from tests.support.full_disk import full_disk
@@ -151,7 +154,9 @@ def test_a_segment_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     died(tmp_path, b"no segment at all")
 
     assert recover(tmp_path) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["logits-w-000001.bad"]
+    assert [path.name for _, path in segments(tmp_path, BAD)] == ["logits-w-000001.bad"]
+    ((_, note),) = quarantined(tmp_path)
+    assert note == Note(damage=Damage("cut short", 0, 0))
 
 
 def test_a_segment_of_another_format_is_named_with_what_was_expected(tmp_path: Path) -> None:

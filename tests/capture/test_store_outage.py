@@ -1,8 +1,6 @@
 """An object store that fails loses nothing and doubles nothing."""
 
 import itertools
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from capture.spool import closed_segments
 from capture.store import data_files
 from capture.verify import verify
 from tests.support.buckets import Bucket
+from tests.support.killed_commit import killed
 from tests.support.log_folders import spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
@@ -103,9 +102,7 @@ def test_killed_on_the_way_each_row_is_committed_exactly_once(
 ) -> None:
     config = bucket.config(tmp_path / "spool")
     spool_logits(config, logit_row("a", day="2026-11-23"), logit_row("b"))
-    killed = [sys.executable, "-m", "tests.support.killed_commit"]
-    ended = subprocess.run([*killed, str(config.spool), str(config.log), point], check=False)
-    assert ended.returncode == -9
+    assert killed(config, "commit", point)
     assert data_files(bucket.log / "logits")
 
     Committer(config).commit()

@@ -15,8 +15,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1Interface
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Interface
 
 from capture import recorder
+from capture.recovery import recover
 from capture.schema import Flag
-from capture.spool import closed_segments, read_segment, recover
+from capture.spool import closed_segments, read_segment
 from capture.tap import LogitTap
 from capture.tap_v2 import V2Tap
 from tests.support.v2_runner import EOS, Request, V2Runner, config, logits_after

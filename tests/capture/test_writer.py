@@ -9,8 +9,9 @@ import pytest
 
 from capture import writer
 from capture.account import read_counts
+from capture.recovery import recover
 from capture.rows import LogitRow, encode_logits
-from capture.spool import closed_segments, read_segment, recover, segments
+from capture.spool import closed_segments, read_segment, segments
 from capture.writer import Spool, SpoolLimits
 from tests.support.full_disk import failing_disk, full_disk
 from tests.support.log_rows import logit_row

@@ -267,7 +267,7 @@ def test_a_gateway_that_breaks_off_is_said_to_have_done_so() -> None:
 def test_an_unknown_route_names_the_known_ones(run: Run) -> None:
     result = run("start", "int8", "--route", "help-desk")
 
-    assert result.code == 1
+    assert result.code == 2
     assert "retort.toml has no route 'help-desk'; known: sales, support" in result.err
 
 

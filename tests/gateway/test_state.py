@@ -14,6 +14,7 @@ from hypothesis import given
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from capture.errors import ConfigError
 from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
 from gateway.evidence import Evidence
 from gateway.guards import Reason, Verdict
@@ -194,9 +195,9 @@ def test_a_killed_writer_leaves_whole_moves_only(url: str) -> None:
 def test_a_store_that_cannot_be_opened_says_which_setting_to_look_at(tmp_path: Path) -> None:
     with pytest.raises(StateStoreError, match="unable to open database file; see state_url"):
         StateStore(f"sqlite:///{tmp_path / 'missing' / 'state.db'}")
-    with pytest.raises(StateStoreError, match="see state_url"):
+    with pytest.raises(ConfigError, match="see state_url"):
         StateStore("nonsense")
-    with pytest.raises(StateStoreError, match="see state_url"):
+    with pytest.raises(ConfigError, match="see state_url"):
         StateStore("mysql+nodriver://user:secret@host/db")
 
 

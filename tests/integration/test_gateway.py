@@ -139,7 +139,7 @@ def test_a_taken_port_is_named(tapped: Tapped, tmp_path: Path) -> None:
     ("text", "code", "message"),
     [
         ("[gateway.routes.a]\nmodl = 'x'\n", 2, "did you mean 'model'?"),
-        ("[gateway.routes.a]\nmodel = 'nowhere'\n", 1, "no config.json there"),
+        ("[gateway.routes.a]\nmodel = 'nowhere'\n", 2, "no config.json there"),
     ],
 )
 def test_a_bad_configuration_is_explained(

@@ -9,7 +9,8 @@ import pytest
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
-from capture.spool import closed_segments, read_segment, recover
+from capture.recovery import recover
+from capture.spool import closed_segments, read_segment
 from tests.integration.conftest import ARGS, ONE_THREAD
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

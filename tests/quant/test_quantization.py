@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from capture.errors import ConfigError
 from capture.revision import model_revision, tokenizer_hash
 from quant.bundle import verify_bundle
 from quant.calibration import choose_rows, heldout_mask
 from quant.commands import quantize_app
-from quant.errors import BundleError, CompressionError
+from quant.errors import CompressionError
 from tests.support.answered_rows import answer, write_log
 from tests.support.tiny_model import make_tiny_model
 from trainer.manifest import Lineage, Manifest, write_manifest
@@ -159,9 +160,9 @@ def test_a_bundle_is_not_quantized_again_and_leaves_nothing(made: Made) -> None:
 
 
 def test_an_existing_folder_and_a_missing_model_are_refused_at_once(made: Made) -> None:
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         refuse(made.home, made.model, "log")
-    with pytest.raises(CompressionError, match=r"no config\.json there"):
+    with pytest.raises(ConfigError, match=r"no config\.json there"):
         refuse(made.home, made.home / "nowhere", "new")
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
-from capture.adaptive import kept_sizes, tail_logprobs
+from capture.adaptive import Limits, kept_sizes, tail_logprobs
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.revision import model_revision, tokenizer_hash
@@ -36,8 +36,8 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
         for _ in range(tokens):
             probs = model(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
-        top = candidates(model(ids).logits[0, length - 1 : -1], k_min=1, k_max=16, mass=0.9)
-        top_ids, top_logprobs = (part.numpy() for part in top)
+        top = candidates(model(ids).logits[0, length - 1 : -1], Limits(1, 16, 0.9))
+        top_ids, top_logprobs = top.ids_RK.numpy(), top.logprobs_RK.numpy()
         sizes = kept_sizes(top_logprobs, k_min=1, mass=0.9)
         is_kept = np.arange(top_ids.shape[1]) < sizes[:, None]
         rows.append(

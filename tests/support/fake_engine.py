@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -42,12 +43,14 @@ class FakeEngine:
     """Answers every prompt with ``answer``, word by word when streaming.
 
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
-    ends the connection in the middle of an answer. Asked for logprobs and token ids, it adds them
+    ends the connection in the middle of an answer, "pause" sends its beginning and no more. While
+    the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it adds them
     where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
 
     answer: str = '{"intent": "order"}'
     knows_ids: bool = True
+    hold: Path | None = None
     bodies: list[dict[str, object]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,8 +62,12 @@ class FakeEngine:
             routes=[
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/health", self.health),
             ]
         )
+
+    async def health(self, _: Request) -> Response:
+        return Response()
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -95,6 +102,8 @@ class FakeEngine:
         )
 
     async def complete(self, request: Request) -> Response:
+        if self.hold is not None and self.hold.exists():
+            return Response(status_code=500)
         body = await request.json()
         self.bodies.append(body)
         words = range(len(self.answer.split(" ")))
@@ -125,4 +134,6 @@ class FakeEngine:
             await asyncio.sleep(0)
             if word == "break":
                 raise ConnectionResetError("the engine died")
+            if word == "pause":
+                await asyncio.Event().wait()
         yield b"data: [DONE]\n\n"

@@ -82,8 +82,8 @@ def command(process: Path) -> list[str]:
         return []
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it has not come up"
         time.sleep(0.02)

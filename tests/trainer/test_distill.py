@@ -157,8 +157,10 @@ def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
     [
         ({"where": "\"route = 'none'\""}, DatasetError, "no example.*where"),
         ({"log": '"nowhere"'}, ConfigError, "nowhere: no such folder"),
-        ({"teacher": '"nowhere"'}, ModelError, "nowhere: no config.json"),
-        ({"student": '"log"'}, ModelError, "tokenizer .* expected the teacher's"),
+        ({"teacher": '"nowhere"'}, ConfigError, "nowhere: no config.json"),
+        ({"student": '"log"'}, ConfigError, "log: no config.json"),
+        ({"student": '"stranger"'}, ModelError, "tokenizer .* expected the teacher's"),
+        ({"teacher": '"torn"'}, ModelError, "torn: not a model that transformers can load"),
         ({"learning_rat": "1"}, ConfigError, "did you mean 'learning_rate'"),
         ({"loss": '"mse"'}, ConfigError, "loss is 'mse'"),
     ],
@@ -166,6 +168,11 @@ def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
 def test_a_mistake_is_named(
     home: Path, replaced: dict[str, str], error: type[Exception], message: str
 ) -> None:
+    (home / "stranger").mkdir(exist_ok=True)
+    (home / "stranger" / "config.json").write_text("{}")
+    weights = make_tiny_model(home / "torn") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
     with pytest.raises(error, match=message):
         distill(write_config(home, **replaced))
 

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import LlamaForCausalLM
 
 from trainer.packing import epoch_batches
+from trainer.precision import fast_products
 from trainer.support_desk.message import Message
+from trainer.support_desk.muon import Muon
 from trainer.support_desk.tokenizer import END, PAD_ID, encode, prompt_text
 
 BETAS = (0.9, 0.98)
+MOMENTUM = 0.95
 WEIGHT_DECAY = 0.02  # of the matrices that Muon updates
 MAX_GRAD_NORM = 1.0
 PROMPT_WEIGHT = 0.1  # of the loss on the customer's words, which teaches what words go together
@@ -74,7 +77,7 @@ def train(
     """Train in place; the model ends up with its averaged weights.
 
     Args:
-        model: Float32; its products are computed in bfloat16.
+        model: Float32.
         examples: What it learns.
         recipe: How.
         seed: Of the order of the batches.
@@ -119,7 +122,7 @@ def loss(model: LlamaForCausalLM, examples: Sequence[Example]) -> Tensor:
         token_ids_BT[line, :end] = torch.tensor(example.prompt_ids + example.answer_ids)
         weights_BT[line, :start] = PROMPT_WEIGHT
         weights_BT[line, start:end] = 1.0
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products(model.device):
         logits_BTV = model(token_ids_BT[:, :-1], use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(
         logits_BTV.float().flatten(0, 1), token_ids_BT[:, 1:].flatten(), reduction="none"
@@ -134,15 +137,11 @@ def _rate_factor(step: int, steps: int, warmup: int) -> float:
 
 
 def _optimizers(model: LlamaForCausalLM) -> tuple[Optimizer, Optimizer]:
-    """Muon for the matrices inside the model, AdamW for the embedding and the norms' gains.
-
-    Muon learns as much from half the tokens. Its updates are scaled like AdamW's, so that one
-    learning rate serves both.
-    """
+    """Muon for the matrices inside the model, AdamW for the embedding and the norms' gains."""
     embedding = model.get_input_embeddings().weight
     inner = [w for w in model.parameters() if w.dim() > 1 and w is not embedding]
     others = [w for w in model.parameters() if w.dim() == 1]
     return (
-        Muon(inner, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        Muon(inner, 0.0, MOMENTUM, WEIGHT_DECAY),
         AdamW([embedding, *others], betas=BETAS, weight_decay=0.0, fused=True),
     )

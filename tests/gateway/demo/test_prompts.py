@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from capture.errors import ConfigError
+from gateway.demo.loop import choose_prompts
 from gateway.demo.prompts import load_prompts, popular, split_heldout
 
 
@@ -61,7 +62,18 @@ def test_some_prompts_are_far_more_popular_than_others(tmp_path: Path) -> None:
     assert drawn == list(itertools.islice(popular(prompts, seed=1), 5000))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"messages": 3}', '{"messages": [{"role": "user"}]}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"messages": 3}',
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": []}',
+        '{"messages": [{"role": "user", "content": null}]}',
+        '{"messages": [{"role": "assistant", "content": "yes"}]}',
+    ],
+)
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=r"prompts\.jsonl:2: expected"):
         load_prompts(written(tmp_path, row("a"), line))
@@ -72,3 +84,24 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
         load_prompts(tmp_path / "none.jsonl")
     with pytest.raises(ConfigError, match="no prompts"):
         load_prompts(written(tmp_path))
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_prompts(path)
+
+
+def test_a_line_separator_within_a_text_and_an_empty_line_are_no_lines(tmp_path: Path) -> None:
+    line = '{"messages": [{"role": "user", "content": "one\u2028two"}]}'
+
+    (prompt,) = load_prompts(written(tmp_path, line, "", "  "))
+
+    assert prompt.messages == (("user", "one\u2028two"),)
+
+
+def test_too_few_prompts_to_hold_some_out_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected some of each"):
+        choose_prompts(written(tmp_path, row("a")), None)

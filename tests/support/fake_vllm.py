@@ -1,0 +1,65 @@
+"""A fake vLLM: found instead of the real one by whoever starts ``-m vllm.entrypoints...``.
+
+It speaks the same command line and API. While the file named by ``HOLD`` exists it listens but
+does not generate; with the tap's environment it spools a row for every tagged request.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from capture.rows import encode_logits
+from capture.writer import Spool
+from gateway.listener import listening
+from tests.support.engine_process import LIMITS, TappedEngine
+from tests.support.fake_engine import FakeEngine
+
+ROOT = Path(__file__).parents[2]
+SHIM = "from tests.support.fake_vllm import main\n\nmain()\n"
+
+
+def installed(folder: Path) -> dict[str, str]:
+    """Put the fake where Python finds it first; gives the environment that does so."""
+    package = folder / "fake" / "vllm"
+    server = package / "entrypoints" / "openai" / "api_server.py"
+    server.parent.mkdir(parents=True)
+    for inside in (package, package / "entrypoints", server.parent):
+        (inside / "__init__.py").touch()
+    server.write_text(SHIM)
+    return {"PYTHONPATH": f"{package.parent}:{ROOT}", "HOLD": str(folder / "hold")}
+
+
+def model(folder: Path) -> Path:
+    """A folder that passes for a model."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+async def run(address: str) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with AsyncExitStack() as stack:
+        engine = FakeEngine()
+        if "RETORT_SPOOL" in os.environ:
+            spool = Spool(Path(os.environ["RETORT_SPOOL"]), "logits", encode_logits, limits=LIMITS)
+            stack.push_async_callback(asyncio.to_thread, spool.close)
+            engine = TappedEngine(spool)
+        engine.hold = Path(os.environ["HOLD"])
+        await stack.enter_async_context(listening(engine.app, address, grace_seconds=1))
+        await stop.wait()
+
+
+def main() -> None:
+    """Understand as much of the command line as there is to it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port")
+    known, _ = parser.parse_known_args()
+    sys.stdout.write(f"process {os.getpid()}\n")
+    sys.stdout.flush()
+    asyncio.run(run(f"127.0.0.1:{known.port}"))

@@ -1,0 +1,23 @@
+"""bfloat16 where the machine computes in it; elsewhere float32, which is a hundred times faster."""
+
+import torch
+from transformers import PreTrainedModel
+
+NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # what x86 and Arm call it
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are computed as such; CPUs without it emulate them."""
+    capabilities = torch.cpu.get_capabilities()
+    return device.type != "cpu" or any(capabilities.get(name) for name in NATIVE)
+
+
+def fast_products(device: torch.device) -> torch.autocast:
+    """A context in which matrix products of float32 weights are computed in the faster dtype."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def in_fast_dtype(model: PreTrainedModel) -> PreTrainedModel:
+    """Widen a model stored in bfloat16 to float32, its weights the same, if that is faster."""
+    is_slow = model.dtype is torch.bfloat16 and not has_bfloat16(model.device)
+    return model.float() if is_slow else model
