@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,10 +31,11 @@ from capture.delta import (
     ensure_table,
     new_path,
     num_salvages,
+    retry_conflicts,
     store_errors,
     write_file,
 )
-from capture.errors import CaptureError, LogError, SpoolError
+from capture.errors import CaptureError, ConflictError, LogError, SpoolError
 from capture.forgotten import log_lock
 from capture.frames import Span
 from capture.intent import COMMIT_LOCK, clear_interrupted, fulfil, intend
@@ -44,6 +46,7 @@ from capture.retention import Expired, expire
 from capture.schema import TABLES
 from capture.sieve import Sieve, retract
 from capture.spool import BAD, CLOSED, OPEN, Segment, SegmentName, read_segment, segments
+from capture.store import S3Path
 
 GROUP_BYTES = 256 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
@@ -97,7 +100,7 @@ class Sifted:
 
 
 class Committer:
-    """Commits one spool to one log; several may run, they take turns."""
+    """Commits one spool to one log; several may run, those of one machine take turns."""
 
     def __init__(self, config: CaptureConfig, today: Callable[[], date] = today_utc) -> None:
         self._config = config
@@ -115,9 +118,7 @@ class Committer:
         with store_errors(spool), locked(spool / COMMIT_LOCK), log_lock(self._config.log):
             report.recovered = recover(spool)
             for table in TABLES:
-                clear_interrupted(spool, self._config.log, table)
-                for group in self._groups(table):
-                    self._commit_group(table, group, report)
+                retry_conflicts(partial(self._commit_table, table, report))
             report.quarantined = len(list(spool.glob(f"*{BAD}")))
         return report
 
@@ -159,6 +160,11 @@ class Committer:
             compact_due(self._config, time.time())
         except LogError as error:
             logger.warning("small files stay as they are for now: %s", error)
+
+    def _commit_table(self, table: str, report: CommitReport) -> None:
+        clear_interrupted(self._config.spool, self._config.log, table)
+        for group in self._groups(table):
+            self._commit_group(table, group, report)
 
     def _groups(self, table: str) -> Iterator[list[Path]]:
         """Segments to commit together, oldest first, of bounded size."""
@@ -232,7 +238,9 @@ class Committer:
             spans=sifted.spans,
             is_salvage=is_salvage,
         )
-        apply(self._config.log / table, ensure_table(self._config.log, table), change)
+        delta = ensure_table(self._config.log, table)
+        self._check_again(table, sifted.rows)
+        apply(self._config.log / table, delta, change)
         fulfil(self._config.spool, table)
         report.rows[table] += sifted.rows.num_rows
         for reason, counts in sifted.dropped.items():
@@ -258,6 +266,16 @@ class Committer:
                 counts[writer] += count
         sifted.rows = pa.concat_tables(kept)
         return sifted
+
+    def _check_again(self, table: str, rows: pa.Table) -> None:
+        """Where there is no lock: see that no row has been forgotten while files were written.
+
+        The table is open already, so who forgets one from here on refuses the transaction.
+        """
+        if isinstance(self._config.log, S3Path):
+            _, forgotten = Sieve(self._config.log, table, self._config.spool).sift(rows)
+            if forgotten:
+                raise ConflictError(f"{self._config.log / table}: {forgotten} meanwhile; try again")
 
     def _write_files(self, table: str, rows: pa.Table) -> list[DataFile]:
         """Write a file per day, their names put down first."""

@@ -45,9 +45,9 @@ def compact_due(config: CaptureConfig, now: float) -> int:
             if group:
                 path = new_path(group[0].day)
                 intend(config.spool, name, [path])
-                join(config.log, name, group, path)
-                fulfil(config.spool, name)
-                num_replaced += len(group)
+                if join(config.log, name, group, path) is not None:
+                    fulfil(config.spool, name)
+                    num_replaced += len(group)
     return num_replaced
 
 

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from capture.errors import ConfigError
 from capture.redaction import RedactConfig
+from capture.store import LogFolder
 
 TABLES = ("capture", "gateway", "quant", "trainer")  # one per package
 Table = TypeVar("Table", bound=BaseModel)
@@ -20,7 +21,7 @@ class CaptureConfig(BaseModel):
     """Where the log lives and how much of each distribution is kept.
 
     Attributes:
-        log: Folder of the committed Delta tables.
+        log: Folder of the committed Delta tables, or ``s3://bucket/prefix``.
         spool: Folder of the segments not yet committed, on a local disk.
         mass: Probability the kept entries must reach before ``k_max`` cuts them off.
         tail_draws: Tokens drawn at each position from the mass outside the kept entries.
@@ -38,7 +39,7 @@ class CaptureConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    log: Path = Path("log")
+    log: LogFolder = Path("log")
     spool: Path = Path("spool")
     k_min: Annotated[int, Field(ge=1)] = 1
     k_max: Annotated[int, Field(ge=1, le=1024)] = 64

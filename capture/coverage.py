@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 
 from capture.delta import ROWS, SPANS
 from capture.frames import Span
+from capture.history import entries
 from capture.spool import SegmentName
 
 
@@ -17,7 +18,7 @@ class Coverage:
     """Bytes of segments whose rows a table has taken, as its history tells it."""
 
     def __init__(self, table: DeltaTable | None) -> None:
-        self._history = table.history() if table else []
+        self._history = entries(table) if table else []
 
     def spans(self, name: SegmentName) -> list[Span] | None:
         """From and to which byte it was taken; None if all of it was."""

@@ -11,26 +11,30 @@ import json
 import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from obstore.exceptions import BaseError
 
-from capture.errors import LogError
+from capture.errors import ConflictError, LogError
 from capture.frames import Span
 from capture.locks import sync_folder
 from capture.parquet import write_parquet
 from capture.schema import TABLES
+from capture.store import LogFolder, complaint, delta_options, remove_file
 
 ROWS, DROPPED, SPANS = "retort_rows", "retort_dropped", "retort_spans"
 ERASED, WITHDRAWN = "retort_erased", "retort_withdrawn"
 REMOVALS = "retort_removals"
+ATTEMPTS = 10
+T = TypeVar("T")
 # Row counts are read from the history; Delta forgets it after 30 days unless told otherwise.
 CONFIGURATION: Mapping[str, str | None] = {"delta.logRetentionDuration": "interval 3650 days"}
 
@@ -53,15 +57,29 @@ class DataFile:
 
 
 @contextlib.contextmanager
-def store_errors(folder: Path) -> Iterator[None]:
-    """Turn what Delta, Arrow and the disk raise into ``LogError``."""
+def store_errors(folder: LogFolder) -> Iterator[None]:
+    """Turn what Delta, Arrow, the disk and the object store raise into ``LogError``."""
     try:
         yield
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        raise LogError(f"{folder}: {error}") from error
+    except CommitFailedError as error:
+        raise ConflictError(f"{folder}: {error}") from error
+    except (DeltaError, BaseError, OSError, pa.ArrowException) as error:
+        raise LogError(complaint(folder, error)) from error
 
 
-def open_table(log: Path, table: str, version: int | None = None) -> DeltaTable | None:
+def retry_conflicts(change: Callable[[], T]) -> T:
+    """Make a change, again if somebody else's came in between.
+
+    Raises:
+        ConflictError: If that happens every time.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(ConflictError):
+            return change()
+    return change()
+
+
+def open_table(log: LogFolder, table: str, version: int | None = None) -> DeltaTable | None:
     """Open one version of a table, the newest by default; None if nothing was committed yet.
 
     Raises:
@@ -70,23 +88,30 @@ def open_table(log: Path, table: str, version: int | None = None) -> DeltaTable 
     folder = log / table
     with store_errors(folder):
         try:
-            return DeltaTable(folder, version=version)
+            return DeltaTable(str(folder), version, delta_options(folder))
         except TableNotFoundError:
             return None
 
 
-def ensure_table(log: Path, table: str) -> DeltaTable:
+def ensure_table(log: LogFolder, table: str) -> DeltaTable:
     """Open a table, made empty if it is missing."""
     found = open_table(log, table)
     if found is not None:
         return found
-    folder = log / table
+    folder, options = log / table, delta_options(log)
     with store_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
-            folder, TABLES[table], mode="ignore", partition_by=["day"], configuration=CONFIGURATION
-        )
-        return DeltaTable(folder)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(CommitFailedError):  # somebody else has made it just now
+            DeltaTable.create(
+                str(folder),
+                TABLES[table],
+                mode="ignore",
+                partition_by=["day"],
+                configuration=CONFIGURATION,
+                storage_options=options,
+            )
+        return DeltaTable(str(folder), storage_options=options)
 
 
 def new_path(day: str) -> str:
@@ -100,13 +125,14 @@ def days_of(rows: pa.Table) -> dict[str, pa.Table]:
     return {day: rows.filter(pc.equal(rows["day"], day)).drop_columns(["day"]) for day in days}
 
 
-def write_file(folder: Path, path: str, day: str, rows: pa.Table) -> DataFile:
+def write_file(folder: LogFolder, path: str, day: str, rows: pa.Table) -> DataFile:
     """Write rows without their day as a data file; it counts only once it is committed.
 
     It and its folder are on the disk when this returns.
     """
     num_bytes = write_parquet(rows, folder / path)
-    sync_folder(folder)
+    if isinstance(folder, Path):
+        sync_folder(folder)
     return DataFile(path, day, num_bytes, rows.num_rows, time.time())
 
 
@@ -147,12 +173,14 @@ class Change:
     num_withdrawn: int = 0
 
 
-def apply(folder: Path, table: DeltaTable, change: Change) -> None:
+def apply(folder: LogFolder, table: DeltaTable, change: Change) -> None:
     """Make a change in one transaction; when this returns it has reached the disk.
 
     Raises:
-        LogError: If the store fails, or somebody else changed the same files or segments; nothing
-            has happened then, except if the disk failed after the transaction.
+        ConflictError: If somebody else changed the same files or segments, or put up a fence,
+            since the table was opened.
+        LogError: If the store fails; nothing has happened then, except if it failed after the
+            transaction, or while it answered.
     """
     segments = change.segments or {}
     now = int(time.time() * 1000)
@@ -172,7 +200,40 @@ def apply(folder: Path, table: DeltaTable, change: Change) -> None:
         table.create_write_transaction(
             actions, "append", table.schema(), ["day"], commit_properties=properties
         )
-        _sync_since(folder / "_delta_log", table.version())
+        if isinstance(folder, Path):
+            _sync_since(folder / "_delta_log", table.version())
+
+
+def replace(log: LogFolder, name: str, change: Change) -> None:
+    """Make a change that removes files, whatever was added to the table meanwhile.
+
+    Raises:
+        ConflictError: If one of the files does not count any more; those that should have
+            replaced them are gone then.
+        LogError: If the store fails.
+    """
+    try:
+        _apply_if_current(log, name, change)
+    except ConflictError:
+        discard(log, name, [file.path for file in change.added])
+        raise
+
+
+def _apply_if_current(log: LogFolder, name: str, change: Change) -> None:
+    table = open_table(log, name)
+    if table is None or not set(change.removed) <= set(active_files(table)):
+        raise ConflictError(f"{log / name}: its files were replaced meanwhile; try again")
+    apply(log / name, table, change)
+
+
+def discard(log: LogFolder, name: str, paths: Sequence[str]) -> None:
+    """Remove files of a change that did not come to its transaction."""
+    table = open_table(log, name)
+    counting = {file.path for file in active_files(table)} if table else set()
+    with store_errors(log / name):
+        for path in paths:
+            if path not in counting:
+                remove_file(log / name / path)
 
 
 def _identity(table: DeltaTable, change: Change) -> list[Transaction]:
@@ -218,50 +279,24 @@ def _by_name(values: Mapping[str, Mapping[int, object]]) -> dict[str, dict[str, 
     }
 
 
-def vacuum(folder: Path, table: DeltaTable, *, replaced_since_hours: int | None = None) -> None:
-    """Remove the files that no version counts any more.
+def vacuum(folder: LogFolder, table: DeltaTable, *, older_than_hours: int | None = None) -> None:
+    """Remove the files that no version counts any more, and those that none ever counted.
 
     Args:
         folder: The table's.
         table: Its newest version.
-        replaced_since_hours: Those replaced as long ago, by default a week; with 0 those that
-            nobody ever counted go too, and no other may be being written.
+        older_than_hours: Only those replaced, or left behind, as long ago, by default a week;
+            with 0 no file may be being written.
     """
-    is_all = replaced_since_hours == 0
     with store_errors(folder):
         table.vacuum(
-            replaced_since_hours, dry_run=False, enforce_retention_duration=not is_all, full=is_all
+            older_than_hours,
+            dry_run=False,
+            enforce_retention_duration=older_than_hours is None,
+            full=True,
         )
-        _sync_since(folder / "_delta_log", table.version())
-
-
-def committed_rows(table: DeltaTable) -> dict[str, int]:
-    """Rows ever added, by writer, as the history tells it."""
-    totals: dict[str, int] = {}
-    for entry in table.history():
-        for writer, counts in entry.get(ROWS, {}).items():
-            totals[writer] = totals.get(writer, 0) + sum(counts.values())
-    return totals
-
-
-def dropped_rows(table: DeltaTable) -> dict[str, Counter[str]]:
-    """Rows that a commit kept out of the table, by writer and reason, as the history tells it."""
-    totals: dict[str, Counter[str]] = {}
-    for entry in table.history():
-        for reason, counts in entry.get(DROPPED, {}).items():
-            for writer, rows in counts.items():
-                totals.setdefault(writer, Counter())[reason] += rows
-    return totals
-
-
-def erased_rows(table: DeltaTable) -> int:
-    """Rows ever erased, as the history tells it."""
-    return sum(int(entry.get(ERASED, 0)) for entry in table.history())
-
-
-def withdrawn_rows(table: DeltaTable) -> int:
-    """Rows taken back because they should never have been added, as the history tells it."""
-    return sum(int(entry.get(WITHDRAWN, 0)) for entry in table.history())
+        if isinstance(folder, Path):
+            _sync_since(folder / "_delta_log", table.version())
 
 
 def _sync_since(log: Path, version: int) -> None:

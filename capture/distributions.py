@@ -1,11 +1,11 @@
 """One exchange as the log holds it: request, answer, what the model weighed at each token."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from capture.errors import LogError
 from capture.log import Log, query
 from capture.schema import Flag
+from capture.store import LogFolder
 
 EXCHANGE = "select * from exchanges where exchange_id = ?"
 CHOICES = "select * from logits where exchange_id = ? order by choice, len(completion_ids)"
@@ -27,7 +27,7 @@ class Shown:
     choices: list[Json]
 
 
-def show(folder: Path, exchange_id: str) -> Shown:
+def show(folder: LogFolder, exchange_id: str) -> Shown:
     """Read and decode one exchange.
 
     Raises:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from capture.commit import Committer
 from capture.config import CaptureConfig
-from capture.delta import active_files, apply, open_table, vacuum
+from capture.delta import Change, active_files, open_table, replace, retry_conflicts, vacuum
 from capture.errors import LogError
 from capture.forgotten import forget, log_lock
 from capture.frames import whole_batches
@@ -19,11 +20,12 @@ from capture.intent import COMMIT_LOCK
 from capture.lineage import Origins, find_origins
 from capture.locks import locked
 from capture.log import Log
-from capture.removal import without
+from capture.removal import purge, without
 from capture.repair import Repairer
 from capture.schema import TABLES
 from capture.selection import Selection
 from capture.spool import BAD, OPEN, segments
+from capture.store import LogFolder
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0  # beyond the age at which a writer closes its segment
@@ -116,25 +118,31 @@ def _close_segments(config: CaptureConfig, sleep: Callable[[float], None]) -> No
     Repairer(config).salvage()
 
 
-def _erase_from(log: Path, name: str, ids: pa.Array, done: Erased) -> None:
-    """Write files again without some exchanges; remove every file that no longer counts."""
-    table = open_table(log, name)
-    if table is None:
-        return
-    change = without(log / name, name, active_files(table), ids)
-    if change.removed:
-        apply(log / name, table, change)
-    _vacuum(log, name)
+def _erase_from(log: LogFolder, name: str, ids: pa.Array, done: Erased) -> None:
+    """Write files again without some exchanges; remove every file that still holds them."""
+    change = retry_conflicts(partial(_replace, log, name, ids))
+    if isinstance(log, Path):
+        _vacuum(log, name)
+    else:  # other machines may be writing files there
+        purge(log, name, ids)
     done.rows[name] = change.num_erased
     done.files_before += len(change.removed)
     done.files_after += len(change.added)
+
+
+def _replace(log: LogFolder, name: str, ids: pa.Array) -> Change:
+    table = open_table(log, name)
+    change = without(log / name, name, active_files(table), ids) if table else Change()
+    if change.removed:
+        replace(log, name, change)
+    return change
 
 
 def _vacuum(log: Path, name: str) -> None:
     """Remove every file that no version counts, or only older ones; none is being written."""
     table = open_table(log, name)
     if table is not None:
-        vacuum(log / name, table, replaced_since_hours=0)
+        vacuum(log / name, table, older_than_hours=0)
 
 
 def _erase_damaged(spool: Path, ids: pa.Array, done: Erased) -> None:

@@ -4,6 +4,7 @@ CaptureError
     ConfigError      the configuration file
     SpoolError       a spool segment or its folder
     LogError         the committed tables
+        ConflictError    somebody else changed them at the same time
     EngineError      a vLLM process
 """
 
@@ -34,6 +35,10 @@ class SpoolError(CaptureError):
 
 class LogError(CaptureError):
     """Raised when the committed tables are missing or cannot answer."""
+
+
+class ConflictError(LogError):
+    """Raised when somebody else's change came in between; nothing has happened, try again."""
 
 
 class EngineError(CaptureError):

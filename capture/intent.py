@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from capture.delta import active_files, open_table
+from capture.delta import discard
+from capture.store import LogFolder
 
 COMMIT_LOCK, SUFFIX = "committer.lock", ".intent"
 
@@ -32,15 +33,11 @@ def fulfil(spool: Path, table: str) -> None:
     _path(spool, table).unlink()
 
 
-def clear_interrupted(spool: Path, log: Path, table: str) -> None:
+def clear_interrupted(spool: Path, log: LogFolder, table: str) -> None:
     """Remove the files of a transaction that was never made."""
     intended = intended_files(spool, table)
     if intended:
-        delta = open_table(log, table)
-        counting = {file.path for file in active_files(delta)} if delta else set()
-        for path in intended:
-            if path not in counting:
-                (log / table / path).unlink(missing_ok=True)
+        discard(log, table, intended)
     _path(spool, table).unlink(missing_ok=True)
 
 

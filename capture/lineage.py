@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from capture.errors import LogError
 from capture.log import Log, Snapshot, query
 from capture.revision import model_revision
+from capture.store import LogFolder
 
 MANIFEST = "retort.json"
 BESIDE_CONFIG = ("runs", "bundles", "checkpoints", "models", "demo")
@@ -75,7 +76,7 @@ class _Model:
             return None
 
 
-def find_origins(log: Path, ids: pa.Array, folders: Sequence[Path]) -> Origins:
+def find_origins(log: LogFolder, ids: pa.Array, folders: Sequence[Path]) -> Origins:
     """Find what was made from some exchanges; to be asked while they are still in the log."""
     found = Origins()
     paths = {path.resolve() for folder in folders for path in folder.rglob(MANIFEST)}
@@ -126,7 +127,7 @@ def _snapshots(lineage: object) -> Iterator[Snapshot]:
                 yield from _snapshots(item)
 
 
-def _count(log: Path, snapshot: Snapshot, ids: pa.Array, made_at: datetime) -> int | None:
+def _count(log: LogFolder, snapshot: Snapshot, ids: pa.Array, made_at: datetime) -> int | None:
     """Rows of a snapshot that belong to some exchanges.
 
     Where its versions are gone, what is still there of the time before the model was made tells

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from capture.delta import open_table, store_errors
 from capture.errors import LogError
 from capture.schema import TABLES
+from capture.store import LogFolder, data_files
 from capture.views import create_views
 
 KEY = ("exchange_id", "choice")
@@ -31,7 +31,7 @@ class Snapshot(BaseModel):
     """Which examples a reader saw, so that they can be read again and named as lineage.
 
     Attributes:
-        log: Folder of the log.
+        log: Folder of the log, or its URL.
         versions: Versions of its tables.
         where: SQL filter over ``examples``.
         num_rows: How many examples there are.
@@ -40,7 +40,7 @@ class Snapshot(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    log: Path
+    log: LogFolder
     versions: Versions
     where: str
     num_rows: int
@@ -50,7 +50,7 @@ class Snapshot(BaseModel):
 class Log:
     """Reads the committed tables of one folder; a table not yet there reads as empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: LogFolder) -> None:
         self.folder = folder
 
     def versions(self) -> Versions:
@@ -158,10 +158,11 @@ def query_only(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     return query(connection, sql)
 
 
-def _still_there(dataset: ds.FileSystemDataset, folder: Path) -> ds.FileSystemDataset:
+def _still_there(dataset: ds.FileSystemDataset, folder: LogFolder) -> ds.FileSystemDataset:
     """The part of a table whose files have not been removed."""
     fragments = list(dataset.get_fragments())
-    kept = [fragment for fragment in fragments if (folder / fragment.path).exists()]
+    present = {file.path for file in data_files(folder)}
+    kept = [fragment for fragment in fragments if fragment.path in present]
     if len(kept) == len(fragments):
         return dataset
     return ds.FileSystemDataset(kept, dataset.schema, dataset.format, dataset.filesystem)

@@ -5,15 +5,20 @@ something to work with. This is the only place where a captured number is change
 of that, 6.1e-5 nats. Order is kept.
 """
 
+import io
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from deltalake.fs import DeltaStorageHandler
 
 from capture.locks import sync_folder
+from capture.store import LogFolder, S3Path, delta_options
 
 GRID_NATS = 2.0**-13
 ROUNDED = ("topk_logprobs", "tail_logprob")
@@ -38,29 +43,52 @@ def rounded(table: pa.Table) -> pa.Table:
     return table
 
 
-def write_parquet(table: pa.Table, path: Path) -> int:
-    """Write one file, rounded and encoded, and bring it onto the disk; returns its size in bytes.
+def write_parquet(table: pa.Table, path: LogFolder) -> int:
+    """Write one file, rounded and encoded, to last; returns its size in bytes.
 
     Raises:
-        OSError: If the disk refuses.
+        OSError: If the disk refuses; from a bucket what ``S3Path`` raises.
     """
-    split = [name for name in table.column_names if name in SPLIT]
-    whole = [name for name in table.column_names if name not in SPLIT]
+    if isinstance(path, S3Path):
+        buffer = io.BytesIO()
+        _write(table, buffer)
+        path.write_bytes(buffer.getvalue())
+        return buffer.tell()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        pq.write_table(
-            rounded(table),
-            file,
-            row_group_size=ROW_GROUP_ROWS,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=[_leaf(table, name) for name in whole],
-            column_encoding={_leaf(table, name): "BYTE_STREAM_SPLIT" for name in split} or None,
-        )
+        _write(table, file)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
     return path.stat().st_size
+
+
+def read_parquet(path: LogFolder, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one file, or some of its columns, without the partition that its folder names.
+
+    Raises:
+        OSError: If the file is not there or cannot be read.
+    """
+    chosen = None if columns is None else list(columns)
+    if isinstance(path, S3Path):
+        handler = DeltaStorageHandler(str(path.parent), delta_options(path))
+        store = pafs.PyFileSystem(handler)
+        return pq.read_table(path.name, columns=chosen, partitioning=None, filesystem=store)
+    return pq.read_table(path, columns=chosen, partitioning=None)
+
+
+def _write(table: pa.Table, file: BinaryIO) -> None:
+    split = [name for name in table.column_names if name in SPLIT]
+    whole = [name for name in table.column_names if name not in SPLIT]
+    pq.write_table(
+        rounded(table),
+        file,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[_leaf(table, name) for name in whole],
+        column_encoding={_leaf(table, name): "BYTE_STREAM_SPLIT" for name in split} or None,
+    )
 
 
 def _leaf(table: pa.Table, name: str) -> str:

@@ -6,14 +6,23 @@ repairing again adds nothing twice.
 """
 
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from capture.commit import CommitReport, Committer
 from capture.coverage import Coverage, is_within
 from capture.damage import Damage, Reason
-from capture.delta import Change, apply, ensure_table, open_table, store_errors
+from capture.delta import (
+    Change,
+    apply,
+    ensure_table,
+    open_table,
+    retry_conflicts,
+    store_errors,
+)
 from capture.errors import SpoolError
 from capture.forgotten import log_lock
 from capture.frames import whole_batches
@@ -22,6 +31,7 @@ from capture.locks import locked, make_folder
 from capture.quarantine import WHY
 from capture.schema import TABLES
 from capture.spool import BAD, Segment, SegmentName, living_writers, read_segment, segments
+from capture.store import left_behind, remove_file
 from capture.verify import gather, orphans
 
 # Frames of these are whole: another version of retort, or a person, can tell what they hold.
@@ -77,8 +87,9 @@ class Repairer(Committer):
         with store_errors(spool), locked(spool / COMMIT_LOCK), log_lock(log):
             for table in TABLES:
                 self._write_off(table, done)
-                for path in orphans(self._config, table):
-                    (log / table / path).unlink(missing_ok=True)
+                found = orphans(self._config, table)
+                for path in left_behind(log / table, found, time.time()):
+                    remove_file(log / table / path)
                     done.orphan_files += 1
         return done
 
@@ -104,7 +115,7 @@ class Repairer(Committer):
                     logger.warning("%s: kept: %s", path, damage)
                     done.kept.append(str(path))
                     continue
-                self._salvage(name, path, damage, done)
+                retry_conflicts(partial(self._salvage, name, path, damage, done))
                 if removes:
                     path.unlink()
                     done.removed.append(str(path))
@@ -138,7 +149,8 @@ class Repairer(Committer):
                 dropped.setdefault(reason, {})[writer.counts.writer] = writer.lost
                 done.lost[reason] += writer.lost
         if dropped:
-            apply(log / table, ensure_table(log, table), Change(dropped=dropped))
+            change = Change(dropped=dropped)
+            retry_conflicts(lambda: apply(log / table, ensure_table(log, table), change))
         alive = {writer for name, writer in living_writers(spool) if name == table}
         for name, path in segments(spool, WHY):
             if name.table == table and name.writer not in kept | alive:

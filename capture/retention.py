@@ -3,13 +3,15 @@
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from pathlib import Path
 
 from capture.config import CaptureConfig
-from capture.delta import Change, active_files, apply, open_table, store_errors
+from capture.delta import Change, active_files, open_table, replace, retry_conflicts, store_errors
 from capture.forgotten import log_lock
 from capture.schema import TABLES
 from capture.spool import BAD
+from capture.store import LogFolder, data_files, left_behind, remove_file
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,13 @@ def expire(config: CaptureConfig, today: date) -> Expired:
         LogError: If the store fails; the next call goes on from there.
     """
     done = Expired()
-    if config.retention_days is None or not config.log.is_dir():
+    if config.retention_days is None or not _is_there(config.log):
         return done
     first_kept = today - timedelta(days=config.retention_days)
     with log_lock(config.log):
         for name in TABLES:
-            done.rows[name] = _expire_from(config.log, name, first_kept.isoformat())
+            change = partial(_expire_from, config.log, name, first_kept.isoformat())
+            done.rows[name] = retry_conflicts(change)
     with store_errors(config.spool):
         began = datetime.combine(first_kept, time(), UTC).timestamp()
         for path in config.spool.glob(f"*{BAD}"):
@@ -54,7 +57,12 @@ def expire(config: CaptureConfig, today: date) -> Expired:
     return done
 
 
-def _expire_from(log: Path, name: str, first_kept: str) -> int:
+def _is_there(log: LogFolder) -> bool:
+    with store_errors(log):
+        return log.is_dir()
+
+
+def _expire_from(log: LogFolder, name: str, first_kept: str) -> int:
     """Take days out of a table, then every file of theirs off the disk."""
     table = open_table(log, name)
     if table is None:
@@ -62,11 +70,31 @@ def _expire_from(log: Path, name: str, first_kept: str) -> int:
     files = [file for file in active_files(table) if file.day < first_kept]
     num_rows = sum(file.num_rows for file in files)
     if files:
-        apply(log / name, table, Change(removed=files, num_erased=num_rows))
-    with store_errors(log):
-        for folder in (log / name).glob("day=*"):
-            if folder.name < f"day={first_kept}":
-                for path in folder.glob("*.parquet"):
-                    path.unlink()
-                folder.rmdir()
+        replace(log, name, Change(removed=files, num_erased=num_rows))
+    with store_errors(log / name):
+        if isinstance(log, Path):
+            _remove_days(log / name, first_kept)
+        else:
+            _remove_objects(log, name, first_kept)
     return num_rows
+
+
+def _remove_days(folder: Path, first_kept: str) -> None:
+    """Remove all files of some days; nobody is writing any."""
+    for day in folder.glob("day=*"):
+        if day.name < f"day={first_kept}":
+            for path in day.glob("*.parquet"):
+                path.unlink()
+            day.rmdir()
+
+
+def _remove_objects(log: LogFolder, name: str, first_kept: str) -> None:
+    """Remove files of some days, but for those that may be on their way into the table."""
+    table = open_table(log, name)
+    if table is None:
+        return
+    counting = {file.path for file in active_files(table)}
+    old = {file.path for file in data_files(log / name) if file.day < first_kept} - counting
+    replaced = old & set(table.vacuum(0, enforce_retention_duration=False))
+    for path in replaced | left_behind(log / name, old, datetime.now(UTC).timestamp()):
+        remove_file(log / name / path)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -12,17 +12,19 @@ from capture.delta import (
     Change,
     DataFile,
     active_files,
-    apply,
     new_path,
     open_table,
+    replace,
+    retry_conflicts,
     store_errors,
     vacuum,
     write_file,
 )
-from capture.errors import LogError
+from capture.errors import ConflictError, LogError
 from capture.forgotten import log_lock
 from capture.removal import read_file
 from capture.schema import TABLES
+from capture.store import LogFolder
 
 SMALL_BYTES = 128 * 1024 * 1024
 GROUP_BYTES = 256 * 1024 * 1024
@@ -43,7 +45,7 @@ class Rewritten:
     files_after: int
 
 
-def compact(log: Path) -> Rewritten:
+def compact(log: LogFolder) -> Rewritten:
     """Join each day's small files.
 
     The old files stay for a week, so that snapshots taken before can still be read.
@@ -62,11 +64,11 @@ def compact(log: Path) -> Rewritten:
                 before, after = before + len(group), after + 1
         if table:
             with log_lock(log):
-                vacuum(log / name, _opened(log, name))
+                retry_conflicts(partial(_vacuum, log, name))
     return Rewritten(rows, before, after)
 
 
-def join(log: Path, name: str, group: Sequence[DataFile], path: str) -> DataFile | None:
+def join(log: LogFolder, name: str, group: Sequence[DataFile], path: str) -> DataFile | None:
     """Make one file of several of a day; None if one of them has been replaced meanwhile."""
     delta = _opened(log, name)
     if not set(group) <= set(active_files(delta)):
@@ -74,8 +76,16 @@ def join(log: Path, name: str, group: Sequence[DataFile], path: str) -> DataFile
     joined = pa.concat_tables(read_file(log / name, file, name) for file in group)
     with store_errors(log):
         file = write_file(log / name, path, group[0].day, joined)
-    apply(log / name, delta, Change([file], group))
+    try:
+        replace(log, name, Change([file], group))
+    except ConflictError:
+        return None
     return file
+
+
+def _vacuum(log: LogFolder, name: str) -> None:
+    """Remove what was replaced, or left behind by a crash, more than a week ago."""
+    vacuum(log / name, _opened(log, name))
 
 
 def _small_groups(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
@@ -94,7 +104,7 @@ def _small_groups(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
             yield group
 
 
-def _opened(log: Path, name: str) -> DeltaTable:
+def _opened(log: LogFolder, name: str) -> DeltaTable:
     table = open_table(log, name)
     if table is None:
         raise LogError(f"{log / name}: the table is gone; was the folder removed?")

@@ -13,6 +13,7 @@ from capture.forgotten import REASONS, forget, forgotten
 from capture.removal import withdraw
 from capture.schema import EXCHANGES
 from capture.spool import CLOSED, OPEN, read_segment, segments
+from capture.store import LogFolder
 
 REDACTED: Literal["redacted"] = "redacted"
 CLOCKS_APART = timedelta(days=1)
@@ -21,10 +22,11 @@ CLOCKS_APART = timedelta(days=1)
 class Sieve:
     """Takes out rows of exchanges that are erased, or of which only redacted text is kept.
 
-    Good for one transaction, under the log's lock.
+    Good for one transaction, under the log's lock; where there is none, for one on a table that
+    was opened before.
     """
 
-    def __init__(self, log: Path, table: str, spool: Path) -> None:
+    def __init__(self, log: LogFolder, table: str, spool: Path) -> None:
         """Read the lists; for distributions also the exchanges still in the spool.
 
         Looking into the spool is not needed for anything to be right: it spares taking back
@@ -47,7 +49,7 @@ class Sieve:
         return rows, dropped
 
 
-def retract(log: Path, exchanges: pa.Table) -> None:
+def retract(log: LogFolder, exchanges: pa.Table) -> None:
     """Make sure no distributions of redacted exchanges are in the log, or ever will be.
 
     Called before the exchanges themselves are committed: whoever dies in between finds them in

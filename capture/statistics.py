@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 from capture.delta import active_files, open_table
 from capture.log import Log, query
 from capture.schema import TABLES
+from capture.store import LogFolder
 
 TOTALS = """
 select
@@ -75,7 +75,7 @@ class Statistics:
         return asdict(self)
 
 
-def statistics(folder: Path) -> Statistics:
+def statistics(folder: LogFolder) -> Statistics:
     """Count what a log holds.
 
     Raises:

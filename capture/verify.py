@@ -14,16 +14,9 @@ from deltalake import DeltaTable
 from capture.account import Counts, read_counts
 from capture.balance import Balance, Evidence
 from capture.config import CaptureConfig
-from capture.delta import (
-    active_files,
-    committed_rows,
-    dropped_rows,
-    erased_rows,
-    open_table,
-    store_errors,
-    withdrawn_rows,
-)
+from capture.delta import active_files, open_table, store_errors
 from capture.errors import SpoolError
+from capture.history import committed_rows, dropped_rows, erased_rows, withdrawn_rows
 from capture.intent import intended_files
 from capture.log import Log, query
 from capture.quarantine import Note, damaged_writers, quarantined

@@ -1,6 +1,9 @@
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.support.buckets import Bucket, new_bucket, s3_server
 
 # Two threads that wait for each other beside other work take twenty times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,8 +14,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--interleavings", type=int, default=25, help="How many histories of spool and log."
     )
+    parser.addoption(
+        "--outage-seconds", type=float, default=3.0, help="How long the object store is away."
+    )
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with new_bucket(s3_port, monkeypatch) as made:
+        yield made

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from capture.delta import store_errors
 from capture.errors import ConfigError
 from capture.log import Log
 from trainer.config import TrainerConfig, load
@@ -71,7 +72,9 @@ def _given(config_path: Path | None) -> Path:
 def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
     """Read the log's snapshot and make the student to start from."""
     screen.say("reading the log")
-    if not config.log.is_dir():
+    with store_errors(config.log):
+        is_there = config.log.is_dir()
+    if not is_there:
         raise ConfigError(f"[trainer].log is {config.log}: no such folder; give the log's folder")
     for name, folder in (("teacher", config.teacher), ("student", config.student)):
         if folder is not None and not (folder / "config.json").is_file():

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from capture.config import read_table
+from capture.store import LogFolder
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -32,7 +33,7 @@ class TrainerConfig(BaseModel):
     """One distillation.
 
     Attributes:
-        log: Folder of the committed log.
+        log: Folder of the committed log, or ``s3://bucket/prefix``.
         where: SQL filter over the log's ``examples`` view.
         teacher: Hugging Face folder of the model whose distribution was logged.
         student: Hugging Face folder to start from; without it the teacher is cut down.
@@ -46,7 +47,7 @@ class TrainerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    log: Path
+    log: LogFolder
     where: str = "true"
     teacher: Path
     student: Path | None = None

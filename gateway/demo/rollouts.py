@@ -57,6 +57,8 @@ class Operator:
             headers={"Authorization": f"Bearer {key}"},
             timeout=600.0,
             trust_env=False,
+            # The gateway closes what idles, perhaps just as we ask: each request has its own.
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def call(self, method: str, path: str, body: object = None) -> dict[str, object]:

@@ -10,6 +10,7 @@ from capture.engine import Engine
 
 def cpu_seconds(engine: Engine) -> float:
     """Time that the living processes of an engine's session have computed so far."""
+    assert engine._process is not None
     session = engine._process._process.pid
     total = 0.0
     for process in psutil.process_iter():

@@ -20,6 +20,7 @@ from capture.rewrite import compact
 from capture.rows import LogitRow, encode_exchanges, encode_logits
 from capture.schema import LOGITS, TABLES
 from capture.spool import SegmentWriter
+from tests.support.log_folders import folder_of
 from tests.support.log_rows import exchange_row
 from trainer.dataset import COLUMNS, Dataset, from_table
 from trainer.packing import collate, epoch_batches
@@ -65,7 +66,7 @@ class Store:
         Committer(config).commit()
         seconds = time.perf_counter() - started
         compact(config.log)
-        return cls(config.log, teacher, seconds)
+        return cls(folder_of(config), teacher, seconds)
 
     @property
     def files(self) -> list[DataFile]:

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -14,16 +12,17 @@ from hypothesis import strategies as st
 from capture import commit
 from capture.commit import CommitReport, Committer
 from capture.config import CaptureConfig
-from capture.delta import Change, apply, committed_rows, open_table
+from capture.delta import Change, apply, open_table
 from capture.errors import LogError
+from capture.history import committed_rows
 from capture.log import Log, query
 from capture.parquet import rounded
 from capture.rows import LogitRow, encode_logits
 from capture.schema import LOGITS
 from capture.spool import SegmentWriter, closed_segments
 from capture.verify import verify
-from tests.support.killed_commit import COMMIT
-from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
+from tests.support.killed_commit import COMMIT, killed
+from tests.support.log_folders import config_in, filled, folder_of, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
 from tests.support.real_disk import fill, small_disk
@@ -98,8 +97,7 @@ def test_killed_anywhere_each_row_is_committed_exactly_once(tmp_path: Path, poin
     for writer in "ab":
         rows = [logit_row(f"{writer}{i}", day=f"2026-11-2{i}") for i in (3, 4)]
         spool_logits(config, *rows)
-    command = [sys.executable, "-m", "tests.support.killed_commit", str(tmp_path), "commit", point]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert killed(config, "commit", point)
 
     Committer(config).commit()
 
@@ -165,7 +163,7 @@ def test_a_segment_waits_for_an_earlier_one_that_is_still_open(tmp_path: Path) -
     second.rotate()
 
     Committer(config).commit()
-    assert not (config.log / "logits").exists() or ids(config) == []
+    assert not (folder_of(config) / "logits").exists() or ids(config) == []
 
     first.rotate()
     Committer(config).commit()
@@ -222,13 +220,13 @@ def test_a_backlog_is_committed_in_groups(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_failing_store_keeps_the_rows(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     spool_logits(config, logit_row("a"))
-    config.log.write_text("in the way", encoding="utf-8")
+    folder_of(config).write_text("in the way", encoding="utf-8")
 
     with pytest.raises(LogError, match="log"):
         Committer(config).commit()
     assert len(closed_segments(config.spool)) == 1
 
-    config.log.unlink()
+    folder_of(config).unlink()
     Committer(config).commit()
     assert ids(config) == ["a"]
 
@@ -264,13 +262,13 @@ def test_a_watch_outlives_a_failing_store_and_commits_once_more_at_its_end(tmp_p
                 failed.release()
                 raise
 
-    config.log.write_text("in the way", encoding="utf-8")
+    folder_of(config).write_text("in the way", encoding="utf-8")
     spool_logits(config, logit_row("a"))
     thread = threading.Thread(target=Watched(config).watch, args=(stop,))
     thread.start()
     assert failed.acquire(timeout=30)
     assert failed.acquire(timeout=30)
-    config.log.unlink()
+    folder_of(config).unlink()
     spool_exchanges(config, exchange_row("b"))
     stop.set()
     thread.join()
@@ -285,6 +283,6 @@ def test_counts_outlive_deltas_checkpoints(tmp_path: Path) -> None:
         spool_logits(config, logit_row(f"{i:03}"))
         Committer(config).commit()
 
-    assert list((config.log / "logits" / "_delta_log").glob("*.checkpoint.parquet"))
+    assert list((folder_of(config) / "logits" / "_delta_log").glob("*.checkpoint.parquet"))
     assert len(ids(config)) == 105
     assert verify(config).problems == []

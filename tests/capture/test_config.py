@@ -4,6 +4,7 @@ import pytest
 
 from capture.config import CaptureConfig, load
 from capture.errors import ConfigError
+from capture.store import S3Path
 
 
 def written(folder: Path, text: str) -> Path:
@@ -17,6 +18,22 @@ def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
 
     assert config.log == tmp_path / "here"
     assert config.spool == tmp_path / "spool"
+
+
+def test_a_log_in_a_bucket_is_where_its_url_says(tmp_path: Path) -> None:
+    config = load(written(tmp_path, '[capture]\nlog = "s3://bucket/team/log/"\n'))
+
+    assert config.log == S3Path("bucket", "team/log")
+    assert config.spool == tmp_path / "spool"
+    assert config.model_dump(mode="json")["log"] == "s3://bucket/team/log"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///log", "s3://key:secret@bucket/log", "s3://b/l?x=1"]
+)
+def test_a_url_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[capture\]\.log is .*expected s3://bucket/prefix"):
+        load(written(tmp_path, f'[capture]\nlog = "{url}"\n'))
 
 
 def test_an_absent_table_gives_the_defaults(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from capture.writer import Spool, SpoolLimits
 from tests.support.log_folders import (
     config_in,
     filled,
+    folder_of,
     ids_on_disk,
     scattered,
     spool_exchanges,
@@ -52,7 +53,7 @@ def secret_logits(exchange_id: str = "secret") -> LogitRow:
 def planted(config: CaptureConfig) -> list[str]:
     """Files under log and spool that hold the canary or its ids, as bytes or inside Parquet."""
     found = []
-    for path in sorted([*config.log.rglob("*"), *config.spool.rglob("*")]):
+    for path in sorted([*folder_of(config).rglob("*"), *config.spool.rglob("*")]):
         data = path.read_bytes() if path.is_file() else b""
         if path.suffix == ".parquet" and "_delta_log" not in path.parts:
             table = pq.read_table(path, partitioning=None)
@@ -78,7 +79,9 @@ def with_history(folder: Path) -> CaptureConfig:
         segment.write_bytes(segment.read_bytes() + b"torn")
     Committer(config).commit()
     compact(config.log)
-    for path in list((config.log / "logits").glob("day=*/*.parquet")):  # a compaction that died
+    for path in list(
+        (folder_of(config) / "logits").glob("day=*/*.parquet")
+    ):  # a compaction that died
         path.with_name(f"orphan-{path.name}").write_bytes(path.read_bytes())
     spool_exchanges(config, secret_exchange("later"))
     spool_logits(config, secret_logits("later"))

@@ -10,7 +10,7 @@ from capture.spool import BAD, closed_segments
 from capture.verify import verify
 from tests.capture.test_commit import ids
 from tests.support.damaged_segments import flip, frame_starts, segment_of, segments_of
-from tests.support.log_folders import config_in
+from tests.support.log_folders import config_in, folder_of
 
 
 def set_aside(config: CaptureConfig) -> list[Note]:
@@ -62,7 +62,7 @@ def test_a_segment_under_another_ones_name_is_set_aside(tmp_path: Path) -> None:
 
     (note,) = set_aside(config)
     assert note.damage == Damage("header", 0, 0, "logits-w-000001")
-    assert not (config.log / "logits").exists() or ids(config) == []
+    assert not (folder_of(config) / "logits").exists() or ids(config) == []
 
 
 def test_verify_tells_why(tmp_path: Path) -> None:

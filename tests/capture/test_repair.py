@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from capture.spool import BAD, OpenSegment, SegmentName, segments
 from capture.verify import verify
 from tests.capture.test_commit import ids
 from tests.support.damaged_segments import flip, frame_starts, segment_of, segments_of
-from tests.support.killed_commit import REPAIR
-from tests.support.log_folders import config_in, filled
+from tests.support.killed_commit import REPAIR, killed
+from tests.support.log_folders import config_in, filled, folder_of
 from tests.support.log_rows import logit_row
 
 
@@ -80,8 +78,7 @@ def test_every_whole_row_comes_into_the_log_once_and_the_rest_is_counted(
 @pytest.mark.parametrize("point", REPAIR)
 def test_killed_anywhere_a_repair_adds_nothing_twice(tmp_path: Path, point: str) -> None:
     config = damaged(tmp_path, 4)
-    command = [sys.executable, "-m", "tests.support.killed_commit", str(tmp_path), "repair", point]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert killed(config, "repair", point)
 
     repaired(config)
     assert ids(config) == list("abde")
@@ -198,7 +195,7 @@ def test_segments_that_vanished_are_written_off_once(tmp_path: Path) -> None:
 
 def test_files_that_nobody_counts_are_removed(tmp_path: Path) -> None:
     config = filled(tmp_path, logits=[logit_row("a")])
-    stray = config.log / "logits" / "day=2026-11-24" / "part-stray.parquet"
+    stray = folder_of(config) / "logits" / "day=2026-11-24" / "part-stray.parquet"
     stray.write_bytes(b"stray")
 
     assert Repairer(config).repair().orphan_files == 1

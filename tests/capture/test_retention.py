@@ -13,7 +13,13 @@ from capture.errors import LogError
 from capture.log import Log
 from capture.rewrite import compact
 from capture.verify import verify
-from tests.support.log_folders import config_in, ids_on_disk, spool_exchanges, spool_logits
+from tests.support.log_folders import (
+    config_in,
+    folder_of,
+    ids_on_disk,
+    spool_exchanges,
+    spool_logits,
+)
 from tests.support.log_rows import exchange_row, logit_row
 
 TODAY = date(2026, 11, 24)
@@ -38,7 +44,7 @@ def test_days_that_are_too_old_leave_the_disk_and_all_versions(tmp_path: Path) -
 
     assert expired.rows == {"exchanges": 4, "logits": 4}
     assert ids_on_disk(config) == {"23a", "23b", "24a", "24b"}
-    days = sorted(path.name for path in (config.log / "logits").glob("day=*"))
+    days = sorted(path.name for path in (folder_of(config) / "logits").glob("day=*"))
     assert days == ["day=2026-11-23", "day=2026-11-24"]
     assert verify(config).problems == []
     assert Committer(config, lambda: TODAY).expire().rows == {"exchanges": 0, "logits": 0}

@@ -20,7 +20,7 @@ from capture.rewrite import compact
 from capture.rows import ExchangeRow, encode_exchanges
 from capture.verify import Verification, verify
 from capture.writer import Spool, SpoolLimits
-from tests.support.log_folders import config_in, spool_exchanges, spool_logits
+from tests.support.log_folders import config_in, folder_of, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
 
@@ -76,7 +76,7 @@ def test_distributions_that_came_first_are_taken_back(tmp_path: Path) -> None:
     Committer(config).commit()
 
     assert ids(config, "logits") == ["b", "c"]
-    files = list((config.log / "logits").glob("day=*/*.parquet"))
+    files = list((folder_of(config) / "logits").glob("day=*/*.parquet"))
     assert len(files) == 3  # the joined one without a, and those of b and c from before
     assert before.logits == 4
     assert_balanced(verify(config), redacted=1)

@@ -12,6 +12,7 @@ from capture.commit import Committer
 from capture.config import load
 from capture.engine import free_port
 from capture.log import Log, query
+from capture.store import LogFolder
 from capture.verify import verify
 from tests.support.killable import Committers, Killable, Victim, wait_for
 from tests.support.retort import RETORT, address
@@ -62,7 +63,7 @@ async def kill_under_load(folder: Path, config: Path, *, engine: str, kills: int
     return ledger
 
 
-def ids(log: Path, table: str) -> Counter[str]:
+def ids(log: LogFolder, table: str) -> Counter[str]:
     with Log(log).connect() as connection:
         return Counter(query(connection, f"from {table}")["exchange_id"].to_pylist())
 

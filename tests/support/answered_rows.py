@@ -14,6 +14,7 @@ from capture.revision import model_revision, tokenizer_hash
 from capture.rows import encode_exchanges
 from capture.schema import LOGITS, SCHEMA_VERSION, TABLES
 from capture.spool import SegmentWriter
+from capture.store import LogFolder
 from capture.topk import candidates
 from tests.support.log_rows import DAY, exchange_row
 
@@ -36,7 +37,7 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
             probs = model(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
         top = candidates(model(ids).logits[0, length - 1 : -1], Limits(1, 16, 0.9))
-        top_ids, top_logprobs, _ = (part.numpy() for part in top)
+        top_ids, top_logprobs = top.ids_RK.numpy(), top.logprobs_RK.numpy()
         sizes = kept_sizes(top_logprobs, k_min=1, mass=0.9)
         is_kept = np.arange(top_ids.shape[1]) < sizes[:, None]
         rows.append(
@@ -57,7 +58,7 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
-def write_log(table: pa.Table, log: Path, spool: Path) -> Path:
+def write_log(table: pa.Table, log: LogFolder, spool: Path) -> None:
     """Put answered rows into a log, each as one exchange of one choice."""
     exchanges = [exchange_row(row["exchange_id"]) for row in table.to_pylist()]
     logits = table.append_column(LOGITS.field("day"), [pa.array([DAY] * len(table))])
@@ -76,4 +77,3 @@ def write_log(table: pa.Table, log: Path, spool: Path) -> Path:
         writer.append(batch)
         writer.rotate()
     Committer(CaptureConfig(log=log, spool=spool)).commit()
-    return log

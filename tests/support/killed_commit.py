@@ -1,7 +1,11 @@
-"""Commit or repair and die by SIGKILL at one point: ``python -m tests.support.killed_commit``."""
+"""Commit or repair and die by SIGKILL at one point.
+
+``python -m tests.support.killed_commit SPOOL LOG commit|repair POINT``
+"""
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +16,8 @@ from deltalake import DeltaTable
 
 from capture import commit, delta, rewrite
 from capture.commit import Committer
+from capture.config import CaptureConfig
 from capture.repair import Repairer
-from tests.support.log_folders import config_in
 
 Die = Callable[..., None]
 Point = Callable[[pytest.MonkeyPatch, Die], None]
@@ -91,11 +95,20 @@ JOIN: dict[str, Point] = {
     "before the names go": unlinking(".intent", first=True),
 }
 
+
+def killed(config: CaptureConfig, what: str, point: str) -> bool:
+    """Commit or repair in a process; says whether it was killed on the way."""
+    command = [sys.executable, "-m", "tests.support.killed_commit", str(config.spool)]
+    ended = subprocess.run([*command, str(config.log), what, point], check=False)
+    return ended.returncode == -signal.SIGKILL
+
+
 if __name__ == "__main__":
-    config = config_in(Path(sys.argv[1]))
-    if sys.argv[2] == "commit":
-        COMMIT[sys.argv[3]](pytest.MonkeyPatch(), be_killed)
+    spool, log, what, point = sys.argv[1:]
+    config = CaptureConfig.model_validate({"spool": spool, "log": log})
+    if what == "commit":
+        COMMIT[point](pytest.MonkeyPatch(), be_killed)
         Committer(config).commit()
     else:
-        REPAIR[sys.argv[3]](pytest.MonkeyPatch(), be_killed)
+        REPAIR[point](pytest.MonkeyPatch(), be_killed)
         Repairer(config).repair()

@@ -17,6 +17,12 @@ def config_in(folder: Path) -> CaptureConfig:
     return CaptureConfig(log=folder / "log", spool=folder / "spool", commit_seconds=0.01)
 
 
+def folder_of(config: CaptureConfig) -> Path:
+    """Folder of a log that is on this machine's disk."""
+    assert isinstance(config.log, Path)
+    return config.log
+
+
 def spool_logits(config: CaptureConfig, *rows: LogitRow) -> None:
     """Bring rows into a closed segment, as a writer of its own that ends well."""
     spool = Spool(config.spool, "logits", encode_logits, limits=SpoolLimits())
@@ -52,7 +58,7 @@ def ids_on_disk(config: CaptureConfig) -> set[str]:
     """Exchange ids in any Parquet file, whether a version counts it or not."""
     return {
         name
-        for path in config.log.glob("*/day=*/*.parquet")
+        for path in folder_of(config).glob("*/day=*/*.parquet")
         for name in pq.read_table(path, columns=["exchange_id"], partitioning=None)[
             "exchange_id"
         ].to_pylist()

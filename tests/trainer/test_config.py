@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from capture.errors import ConfigError
+from capture.store import S3Path
 from trainer.config import load
 
 REQUIRED = '[trainer]\nlog = "log"\nteacher = "/models/teacher"\nout = "runs/a"\n'
@@ -20,6 +21,11 @@ def test_folders_are_taken_from_the_file_s_own(tmp_path: Path) -> None:
     assert config.teacher == Path("/models/teacher")
     assert config.student == tmp_path / "start"
     assert config.out == tmp_path / "runs/a"
+
+
+def test_the_log_may_be_in_a_bucket(tmp_path: Path) -> None:
+    text = REQUIRED.replace('"log"', '"s3://bucket/log"')
+    assert load(write(tmp_path, text)).log == S3Path("bucket", "log")
 
 
 @pytest.mark.parametrize(
