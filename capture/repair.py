@@ -30,7 +30,16 @@ from capture.intent import COMMIT_LOCK, clear_interrupted
 from capture.locks import locked, make_folder
 from capture.quarantine import WHY
 from capture.schema import TABLES
-from capture.spool import BAD, Segment, SegmentName, living_writers, read_segment, segments
+from capture.spool import (
+    BAD,
+    CLOSED,
+    OPEN,
+    Segment,
+    SegmentName,
+    living_writers,
+    read_segment,
+    segments,
+)
 from capture.store import left_behind, remove_file
 from capture.verify import gather, orphans
 
@@ -137,10 +146,11 @@ class Repairer(Committer):
     def _write_off(self, table: str, done: Repaired) -> None:
         """Count rows that are nowhere as dropped, once their writers are dead and cannot tell more.
 
-        Rows of a segment that was kept are not lost.
+        Rows of a segment that is still there, whatever its state, are not lost yet.
         """
         spool, log = self._config.spool, self._config.log
-        kept = {name.writer for name, _ in segments(spool, BAD) if name.table == table}
+        there = [name for suffix in (OPEN, CLOSED, BAD) for name, _ in segments(spool, suffix)]
+        kept = {name.writer for name in there if name.table == table}
         evidence, _ = gather(self._config, table)
         dropped: dict[str, dict[str, int]] = {}
         for writer in evidence:
