@@ -166,8 +166,7 @@ def test_files_that_somebody_else_joined_meanwhile_are_left_alone(
     group = active_files(table)
     meanwhile(monkeypatch, lambda: rewrite.join(two_files.log, "logits", group, new_path(DAY)))
 
-    with pytest.raises(LogError, match="Concurrent transaction"):
-        compact_due(two_files, NOW * 2)
+    assert compact_due(two_files, NOW * 2) == 0
 
     Committer(two_files).commit()
     assert rows_in_log(two_files, "logits") == {"a": 1, "b": 1}

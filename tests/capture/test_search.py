@@ -101,7 +101,7 @@ def test_scores_that_are_not_numbers_are_kept_as_such_and_harm_no_other_row() ->
 
 def test_draws_follow_the_tail() -> None:
     probs = np.array([0.6, 0.2, 0.1, 0.06, 0.04])
-    scores_RV = np.full((1, 3 * BLOCK), -np.inf, np.float32)
+    scores_RV = np.full((1, 12 * BLOCK), -np.inf, np.float32)
     places = np.array([4, 1030, 9, 2060, 3000])
     scores_RV[0, places] = np.log(probs)
     draw_RD = np.random.default_rng(3).random((1, 20_000)).astype(np.float32)
