@@ -1,8 +1,7 @@
 """From closed segments to the log, each row exactly once.
 
-A transaction records which segments its files hold; segments are unlinked only after it. Dying
-anywhere in between leaves segments that the next commit finds covered, or files that no version
-counts, named beforehand in an intent file so that the next commit removes them.
+A transaction records which segments its files hold; they are unlinked only after it. Dying in
+between leaves segments that the next commit finds covered, or files that an intent file names.
 """
 
 import itertools
@@ -12,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +41,7 @@ from capture.intent import COMMIT_LOCK, clear_interrupted, fulfil, intend
 from capture.locks import locked
 from capture.quarantine import set_aside
 from capture.recovery import recover
-from capture.retention import Expired, expire
+from capture.retention import Expired, expire, today_utc
 from capture.schema import TABLES
 from capture.sieve import Sieve, retract
 from capture.spool import BAD, CLOSED, OPEN, Segment, SegmentName, read_segment, segments
@@ -51,11 +50,6 @@ from capture.store import S3Path
 GROUP_BYTES = 256 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
 logger = logging.getLogger(__name__)
-
-
-def today_utc() -> date:
-    """The day, as rows name it."""
-    return datetime.now(UTC).date()
 
 
 @dataclass(slots=True)

@@ -6,9 +6,7 @@ that the same segment can never be added twice, and how many rows each segment h
 """
 
 import contextlib
-import itertools
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from obstore.exceptions import BaseError
 
 from capture.errors import ConflictError, LogError
 from capture.frames import Span
-from capture.locks import sync_folder
+from capture.locks import sync_folder, sync_versions
 from capture.parquet import write_parquet
 from capture.schema import TABLES
 from capture.store import LogFolder, complaint, delta_options, remove_file
@@ -201,7 +199,7 @@ def apply(folder: LogFolder, table: DeltaTable, change: Change) -> None:
             actions, "append", table.schema(), ["day"], commit_properties=properties
         )
         if isinstance(folder, Path):
-            _sync_since(folder / "_delta_log", table.version())
+            sync_versions(folder / "_delta_log", table.version())
 
 
 def replace(log: LogFolder, name: str, change: Change) -> None:
@@ -296,19 +294,4 @@ def vacuum(folder: LogFolder, table: DeltaTable, *, older_than_hours: int | None
             full=True,
         )
         if isinstance(folder, Path):
-            _sync_since(folder / "_delta_log", table.version())
-
-
-def _sync_since(log: Path, version: int) -> None:
-    """Bring a version and those after it onto the disk; Delta itself leaves that to chance.
-
-    Whoever made the version may have died before it was there, and the table's folder with it.
-    """
-    for later in itertools.count(version):
-        path = log / f"{later:020d}.json"
-        if not path.exists():
-            break
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for folder in (log, log.parent, log.parent.parent):
-        sync_folder(folder)
+            sync_versions(folder / "_delta_log", table.version())

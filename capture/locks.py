@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,18 @@ def _is_same(path: Path, file: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:
         return False
+
+
+def sync_versions(log: Path, version: int) -> None:
+    """Bring a table's version, and those after it, onto the disk; Delta leaves that to chance.
+
+    Whoever made the version may have died before it was there, and the table's folder with it.
+    """
+    for later in itertools.count(version):
+        path = log / f"{later:020d}.json"
+        if not path.exists():
+            break
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for folder in (log, log.parent, log.parent.parent):
+        sync_folder(folder)

@@ -29,6 +29,11 @@ class Expired:
     damaged: int = 0
 
 
+def today_utc() -> date:
+    """The day, as rows name it."""
+    return datetime.now(UTC).date()
+
+
 def expire(config: CaptureConfig, today: date) -> Expired:
     """Erase every day that is more than ``retention_days`` before today, both in UTC.
 

@@ -72,7 +72,7 @@ BOTH: dict[str, Point] = {
     "first file written": after(commit, "write_file"),
     "before the transaction": instead(DeltaTable, "create_write_transaction"),
     "after the transaction": after(DeltaTable, "create_write_transaction"),
-    "before the transaction is synced": instead(delta, "_sync_since"),
+    "before the transaction is synced": instead(delta, "sync_versions"),
     "before the names go": unlinking(".intent", first=True),
 }
 COMMIT: dict[str, Point] = {
