@@ -25,6 +25,8 @@ from tests.support.log_rows import exchange_row, logit_row
 from tests.support.tiny_model import make_tiny_model
 from trainer.dataset import COLUMNS, from_table
 
+pytestmark = pytest.mark.timeout(300)  # a server written in Python, on a machine that may be busy
+
 
 def retort_log(home: Path, *words: str) -> object:
     """What a ``retort log`` command prints as JSON."""

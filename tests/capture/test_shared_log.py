@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from capture import commit, rewrite
+from capture import commit, delta, rewrite
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.delta import ROWS, apply, open_table
@@ -29,6 +29,7 @@ from tests.support.buckets import Bucket
 from tests.support.log_folders import spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
+pytestmark = pytest.mark.timeout(300)  # a server written in Python, on a machine that may be busy
 ROUNDS = 4
 
 
@@ -76,7 +77,6 @@ def decoded(path: Path) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # starts processes
 def test_two_machines_commit_each_row_exactly_once(bucket: Bucket, tmp_path: Path) -> None:
     configs = [bucket.config(tmp_path / name) for name in "ab"]
     machines = [
@@ -247,6 +247,7 @@ def test_a_change_that_never_gets_through_says_so(
 
     with monkeypatch.context() as patch:
         patch.setattr(commit, "apply", too_late)
+        patch.setattr(delta, "ATTEMPTS", 2)
         with pytest.raises(ConflictError, match=r"^s3://.*/logits"):
             Committer(config).commit()
 

@@ -22,6 +22,7 @@ from tests.support.killed_commit import killed
 from tests.support.log_folders import spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
+pytestmark = pytest.mark.timeout(300)  # a server written in Python, on a machine that may be busy
 HINT = r"^s3://.*refused.*; if the store cannot be reached, check AWS_ENDPOINT_URL"
 
 
@@ -93,7 +94,6 @@ def test_an_answer_that_is_lost_doubles_nothing(bucket: Bucket, tmp_path: Path, 
     assert_whole(config, ["a"])
 
 
-@pytest.mark.timeout(300)  # starts a process
 @pytest.mark.parametrize(
     "point", ["first file written", "before the transaction", "after the transaction"]
 )
