@@ -7,6 +7,8 @@ from typing import Literal
 
 Host = Literal["cpu", "cuda"]
 CPUINFO = Path("/proc/cpuinfo")
+VNNI = re.compile(r"^flags\s*:.*(_vnni|\bamx_int8)\b", re.MULTILINE)
+X86 = re.compile(r"^flags\s*:", re.MULTILINE)  # ARM calls them features
 BFLOAT16 = re.compile(r"^(flags|Features)\s*:.*\b(avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
 
 
@@ -19,6 +21,25 @@ def this_host() -> Host:
 def has_bfloat16(cpuinfo: str) -> bool:
     """Whether a CPU, as Linux describes it, computes in bfloat16 rather than emulates it."""
     return BFLOAT16.search(cpuinfo) is not None
+
+
+def saturates_int8(cpuinfo: str) -> bool:
+    """Whether a CPU, as Linux describes it, loses large products of 8-bit numbers.
+
+    x86 without VNNI adds two of them up in 16 bits, and oneDNN, which vLLM multiplies with,
+    shifts activations to 0..255 for it.
+
+    Source:
+        oneDNN developer guide, "Nuances of int8 computations".
+    """
+    return X86.search(cpuinfo) is not None and VNNI.search(cpuinfo) is None
+
+
+def largest_int8_weight() -> int:
+    """Return up to which weight the engine's INT8 products are exact on this machine."""
+    if this_host() == "cpu" and saturates_int8(CPUINFO.read_text(encoding="utf-8")):
+        return 64  # 2 * 255 * 64 fits into 16 bits
+    return 127
 
 
 def dtype_args() -> tuple[str, ...]:

@@ -144,8 +144,8 @@ class Recorder:
             call()
 
     def _take(self, steps: Sequence[tuple[Load, int]]) -> None:
+        self._taken_bytes += sum(num_bytes for _, num_bytes in steps)  # even if they cannot be read
         rows = Rows.joined([load() for load, _ in steps])
-        self._taken_bytes += sum(num_bytes for _, num_bytes in steps)
         now = time.monotonic()
         for serial, piece in cut(rows):
             owner = self._open.get(serial)

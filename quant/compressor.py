@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from quant.calibration import Tokens
 from quant.errors import CompressionError
-from quant.gptq import Int8Weight, round_with_compensation
+from quant.gptq import LIMIT, Int8Weight, round_with_compensation
 from quant.linear import Int8Linear, round_activations
 
 HESSIAN_BYTES = 2**30  # held at once; more layers than fit are done in turns
@@ -45,6 +45,7 @@ def quantize_layers(
     sequences: Iterable[Tokens],
     batch_tokens: int,
     on_layer: Callable[[], None],
+    limit: int = LIMIT,
 ) -> dict[str, Int8Weight]:
     """Replace linear layers by INT8 ones, in place.
 
@@ -57,6 +58,7 @@ def quantize_layers(
         sequences: Token ids to run the model on, shortest first.
         batch_tokens: Padded tokens per forward pass.
         on_layer: Called after each finished layer.
+        limit: Largest weight either way, of ``LIMIT``.
 
     Raises:
         CompressionError: If a layer's inputs are not finite.
@@ -71,7 +73,7 @@ def quantize_layers(
                 )
             layer = turn[name]
             stored_OI = layer.weight.to(model.config.dtype)
-            done[name] = round_with_compensation(stored_OI, hessian_II)
+            done[name] = round_with_compensation(stored_OI, hessian_II, limit)
             model.set_submodule(name, Int8Linear(done[name], layer.bias))
             on_layer()
     return done

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LIMIT = 127  # symmetric, so that a weight and its negative round alike
+LIMIT = 127  # of 8 bits; symmetric, so that a weight and its negative round alike
 DAMPING = 0.01  # of the mean diagonal, added to it
 BLOCK = 128  # columns whose errors are spread at once
 
@@ -18,7 +18,7 @@ class Int8Weight:
     """A matrix as ``values * scale``.
 
     Attributes:
-        values_OI: int8 in ``[-127, 127]``.
+        values_OI: int8, at most ``LIMIT`` either way.
         scale_O1: Positive, in the dtype the weight was stored in.
     """
 
@@ -26,14 +26,16 @@ class Int8Weight:
     scale_O1: Tensor
 
 
-def round_to_nearest(weight_OI: Tensor) -> Int8Weight:
-    """Round every weight alone; the largest of each output channel becomes 127."""
-    scale_O1 = channel_scale(weight_OI)
-    values_OI = (weight_OI.float() / scale_O1.float()).round().clamp(-LIMIT, LIMIT)
+def round_to_nearest(weight_OI: Tensor, limit: int = LIMIT) -> Int8Weight:
+    """Round every weight alone; the largest of each output channel becomes ``limit``."""
+    scale_O1 = channel_scale(weight_OI, limit)
+    values_OI = (weight_OI.float() / scale_O1.float()).round().clamp(-limit, limit)
     return Int8Weight(values_OI.to(torch.int8), scale_O1)
 
 
-def round_with_compensation(weight_OI: Tensor, hessian_II: Tensor) -> Int8Weight:
+def round_with_compensation(
+    weight_OI: Tensor, hessian_II: Tensor, limit: int = LIMIT
+) -> Int8Weight:
     """Round column by column, letting the columns to come make up for each error.
 
     Output channels for which plain rounding does no worse keep it, so the output error on the
@@ -42,14 +44,15 @@ def round_with_compensation(weight_OI: Tensor, hessian_II: Tensor) -> Int8Weight
     Args:
         weight_OI: Any float dtype.
         hessian_II: Sum of ``x x^T`` over the layer's inputs; float32 or float64.
+        limit: Largest value either way, ``LIMIT`` at most.
 
     Source:
         Frantar et al. 2023, GPTQ, arXiv:2210.17323; columns in order of falling diagonal. The
         choice per output channel is ours.
     """
-    nearest = round_to_nearest(weight_OI)
+    nearest = round_to_nearest(weight_OI, limit)
     scale_O1 = nearest.scale_O1.float()
-    compensated_OI = _compensate(weight_OI.float(), hessian_II, scale_O1)
+    compensated_OI = _compensate(weight_OI.float(), hessian_II, scale_O1, limit)
     errors = [
         _output_error(weight_OI.float() - values_OI * scale_O1, hessian_II)
         for values_OI in (nearest.values_OI.float(), compensated_OI)
@@ -59,13 +62,13 @@ def round_with_compensation(weight_OI: Tensor, hessian_II: Tensor) -> Int8Weight
     return Int8Weight(values_OI, nearest.scale_O1)
 
 
-def channel_scale(weight_OI: Tensor) -> Tensor:
+def channel_scale(weight_OI: Tensor, limit: int = LIMIT) -> Tensor:
     """Return the step of each output channel, ``(O, 1)`` in the weight's dtype, never zero."""
-    scale_O1 = (weight_OI.float().abs().amax(dim=1, keepdim=True) / LIMIT).to(weight_OI.dtype)
+    scale_O1 = (weight_OI.float().abs().amax(dim=1, keepdim=True) / limit).to(weight_OI.dtype)
     return scale_O1.clamp(min=torch.finfo(weight_OI.dtype).tiny)
 
 
-def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_O1: Tensor) -> Tensor:
+def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_O1: Tensor, limit: int) -> Tensor:
     """Integers as float32."""
     order_I = hessian_II.diagonal().argsort(descending=True)
     left_OI = weight_OI[:, order_I]
@@ -76,7 +79,7 @@ def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_O1: Tensor) -> Tens
         errors_OB = torch.empty_like(left_OI[:, start:end])
         for column in range(start, end):
             now_O = left_OI[:, column]
-            values_OI[:, column] = (now_O / scale_O1[:, 0]).round().clamp(-LIMIT, LIMIT)
+            values_OI[:, column] = (now_O / scale_O1[:, 0]).round().clamp(-limit, limit)
             error_O = now_O - values_OI[:, column] * scale_O1[:, 0]
             error_O = error_O / spread_II[column, column]
             left_OI[:, column:end] -= error_O[:, None] * spread_II[column, column:end]

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from torch import nn
 from transformers import PreTrainedModel
 
+from capture.host import largest_int8_weight
 from capture.revision import model_revision, tokenizer_hash
 from quant.bundle import publish
 from quant.calibration import Calibration, choose_rows, heldout_mask, only_tokenizer
@@ -126,7 +127,12 @@ class Quantization:
         ignored = [n for n, m in named if isinstance(m, nn.Linear) and n not in layers]
         screen.say(f"quantizing on {len(self.calibration.sequences)} examples", len(layers))
         weights = quantize_layers(
-            model, layers, self.calibration.sequences, self.config.batch_tokens, screen.advance
+            model,
+            layers,
+            self.calibration.sequences,
+            self.config.batch_tokens,
+            screen.advance,
+            largest_int8_weight(),
         )
         write_packed(self.model, draft, weights, ignored)
 
@@ -144,7 +150,11 @@ class Quantization:
         settings = self.config.model_dump(
             mode="json", include={"calibration_rows", "max_length", "seed"}
         )
-        quantization: dict[str, JsonValue] = {**settings, "snapshot": self.snapshot}
+        quantization: dict[str, JsonValue] = {
+            **settings,
+            "largest_weight": largest_int8_weight(),
+            "snapshot": self.snapshot,
+        }
         return self.parent.model_copy(
             update={
                 "parent_revision": model_revision(self.model),

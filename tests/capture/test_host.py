@@ -1,6 +1,6 @@
 import pytest
 
-from capture.host import has_bfloat16
+from capture.host import has_bfloat16, saturates_int8
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,17 @@ from capture.host import has_bfloat16
 )
 def test_bfloat16_is_a_flag_of_the_cpu(line: str, expected: bool) -> None:
     assert has_bfloat16(f"processor\t: 0\n{line}\nbugs\t\t: none\n") is expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni amx_tile", False),
+        ("flags\t\t: fpu avx2 avx_vnni", False),
+        ("flags\t\t: fpu avx2 f16c", True),
+        ("flags\t\t: fpu avx2 avx512f avx512bw", True),
+        ("Features\t: fp asimd asimddp", False),
+    ],
+)
+def test_x86_without_vnni_saturates(line: str, expected: bool) -> None:
+    assert saturates_int8(f"processor\t: 0\n{line}\nbugs\t\t: none\n") is expected

@@ -204,10 +204,13 @@ def test_choices_that_hold_too_much_are_cut_short(monkeypatch: pytest.MonkeyPatc
     assert spool.rows[-1].flags & Flag.INCOMPLETE
 
 
-def test_a_step_that_cannot_be_recorded_does_not_end_the_tap() -> None:
+def test_a_step_that_cannot_be_recorded_does_not_end_the_tap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def load() -> Rows:
         raise ValueError("broken")
 
+    monkeypatch.setattr(recorder, "MAX_PENDING_BYTES", 16)  # no room while it holds its own
     spool = Kept()
     tap = Recorder(spool, CONFIG)
     broken, one = choice([], max_tokens=1), choice([], max_tokens=1)

@@ -26,7 +26,8 @@ from tests.integration.conftest import Tapped
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 Row = dict[str, Any]
-TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+MEAN_TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.06}  # logits of 8 have steps of 0.03
 TIE_NATS = {torch.float32: 1e-5, torch.bfloat16: 0.3}  # two values, each within a rounding step
 
 
@@ -94,16 +95,19 @@ def assert_true(tapped: Tapped, row: Row) -> None:
     assert len(sizes) == len(row["tail_logprob"]) == len(row["completion_ids"])
     assert sum(sizes) == len(row["topk_ids"]) == len(row["topk_logprobs"])
     start = 0
+    differences = []
     for position, size in enumerate(sizes):
         ids = row["topk_ids"][start : start + size]
         logprobs = np.array(row["topk_logprobs"][start : start + size])
         start += size
-        assert np.abs(logprobs - expected[position][ids]).max() < TOLERANCE_NATS[tapped.dtype]
+        differences.append(np.abs(logprobs - expected[position][ids]).max())
         tail = 1.0 - np.exp(logprobs).sum()
         assert np.exp(row["tail_logprob"][position]) == pytest.approx(tail, abs=1e-5)
         # The likeliest ids, in order; equal but for rounding where two are next to each other.
         likeliest = np.sort(expected[position])[::-1][:size]
         assert np.abs(expected[position][ids] - likeliest).max() < TIE_NATS[tapped.dtype]
+    assert max(differences) < TOLERANCE_NATS[tapped.dtype]
+    assert np.mean(differences) < MEAN_TOLERANCE_NATS[tapped.dtype]
 
 
 def expected_ids(choice: Mapping[str, Any]) -> list[int]:

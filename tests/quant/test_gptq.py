@@ -55,6 +55,15 @@ def test_every_weight_is_within_half_a_step_when_rounded_alone() -> None:
     assert rounded.values_OI.abs().amax(dim=1).tolist() == [127] * 8
 
 
+def test_no_weight_exceeds_the_limit() -> None:
+    inputs = correlated_inputs(32, seed=0)
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+
+    rounded = round_with_compensation(weight, inputs.T @ inputs, 64)
+
+    assert rounded.values_OI.abs().max() == 64
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_silent_inputs_and_zero_rows_are_no_trouble(dtype: torch.dtype) -> None:
     inputs = correlated_inputs(16, seed=0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from capture.errors import ConfigError
+from capture.host import largest_int8_weight
 from capture.revision import model_revision, tokenizer_hash
 from quant.bundle import verify_bundle
 from quant.calibration import choose_rows, heldout_mask
@@ -73,7 +74,7 @@ def test_every_linear_layer_is_int8_and_close_to_what_it_was(made: Made) -> None
         assert scale.shape == (before[name].shape[0], 1)
         restored = after[name].float() * scale.float()
         error = (restored - before[name].float()).norm() / before[name].float().norm()
-        assert error < 0.02, name
+        assert error < 2.5 / largest_int8_weight(), name
 
 
 def test_everything_else_is_the_same(made: Made) -> None:
