@@ -62,9 +62,8 @@ class V1Tap(LogitsProcessor):
         self._config = read_settings()
         self._recorder = open_recorder(self._config)
         self._random = np.random.default_rng()
-        self._search(
-            torch.zeros(1, 2), np.zeros(1, np.int64)
-        )  # compiled, or loaded, before serving
+        # Compiled, or loaded, before serving.
+        self._search(torch.zeros(1, 2), np.zeros(1, np.int64))
         self._slots: dict[int, Choice] = {}
         self._layout: Layout | None = None
         self._tagged: dict[str, list[Choice]] = {}

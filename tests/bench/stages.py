@@ -24,6 +24,8 @@ LARGE = 4_000_000  # scores in a step from which few steps will do
 def stages(vocabulary: int, batch: int, *, is_sharp: bool) -> dict[str, float]:
     """Microseconds per token of selecting, copying, cutting, encoding and writing.
 
+    Beside them ``argmax`` alone, which is what greedy sampling does with the same scores.
+
     Args:
         vocabulary: Its size.
         batch: Requests in one engine step.
@@ -44,6 +46,7 @@ def stages(vocabulary: int, batch: int, *, is_sharp: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         writer = SegmentWriter(Path(folder), "logits", LOGITS, "bench")
         seconds = {
+            "argmax": timed(lambda: [scores.argmax(-1) for scores in logits]),
             "select": timed(lambda: select(logits)),
             "copy": timed(lambda: Rows.joined(steps_rows)),
             "cut": timed(lambda: assemble(joined, batch)),

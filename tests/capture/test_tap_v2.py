@@ -1,6 +1,5 @@
 """The tap behind the V2 model runner's interface: every position once, as it was computed."""
 
-import json
 import random
 import time
 import uuid
@@ -8,29 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1Interface
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Interface
 
-from capture import recorder
-from capture.recovery import recover
 from capture.schema import Flag
-from capture.spool import closed_segments, read_segment
 from capture.tap import LogitTap
 from capture.tap_v2 import V2Tap
-from tests.support.v2_runner import EOS, Request, V2Runner, config, logits_after
-
-TAP = {"model_revision": "rev", "tokenizer_hash": "tok", "k_max": 8, "mass": 0.9}
-
-
-@pytest.fixture
-def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RETORT_SPOOL", str(tmp_path / "spool"))
-    monkeypatch.setenv("RETORT_TAP", json.dumps(TAP))
-    monkeypatch.setattr(recorder, "TICK_SECONDS", 0.001)
-    return tmp_path / "spool"
+from tests.capture.conftest import TapSettings
+from tests.support.tap import assert_drawn_from_tail, rows
+from tests.support.v2_runner import EOS, VOCABULARY, Request, V2Runner, config, logits_after
 
 
 def requests(count: int, seed: int) -> list[Request]:
@@ -51,15 +38,6 @@ def run(runner: V2Runner, wanted: list[Request]) -> V2Tap:
         runner.step(tap)
     tap._recorder.close()
     return tap
-
-
-def rows(spool: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The longest row of every choice, as readers take it."""
-    recover(spool)
-    batches = [b for path in closed_segments(spool) for b in read_segment(path).batches]
-    found = pa.Table.from_batches(batches).to_pylist()
-    found.sort(key=lambda row: len(row["completion_ids"]))
-    return {(row["exchange_id"], row["choice"]): row for row in found}
 
 
 def assert_true(row: dict[str, Any], request: Request) -> None:
@@ -140,3 +118,15 @@ def test_altered_logits_are_flagged(spool: Path) -> None:
     run(V2Runner(1, 64, seed=0), [Request(params, [5, 6])])
 
     assert rows(spool)["x", 0]["flags"] == Flag.BIASED
+
+
+def test_draws_come_from_the_tail(spool: Path, tap_settings: TapSettings) -> None:
+    tap_settings(tail_draws=3)
+    wanted = requests(4, seed=2)
+
+    run(V2Runner(2, 64, seed=2), wanted)
+
+    found = rows(spool)
+    assert {exchange for exchange, _ in found} == {"x1", "x2", "x3"}
+    for row in found.values():
+        assert_drawn_from_tail(row, num_draws=3, vocabulary=VOCABULARY)
