@@ -5,7 +5,8 @@ E kept entries of all rows, D draws.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ SMALL_TAIL = 1e-2  # below it, what is left of 1 has lost its digits
 LOG2_E = np.float32(math.log2(math.e))
 LOWEST = np.float32(-126.0)  # 2 ** -126 is the smallest normal number
 NOTHING = np.float32(-math.inf)
+P = ParamSpec("P")
+T = TypeVar("T")
 NO_TOKEN = -1  # drawn from a tail without any mass
 
 
@@ -43,7 +46,20 @@ class Kept(NamedTuple):
     draws_RD: Ints
 
 
-@njit(cache=True)
+def compiled(*fastmath: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Compile a function, once for all processes where the result can be kept on disk."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        try:
+            made: Callable[P, T] = njit(cache=True, fastmath=set(fastmath))(function)
+        except RuntimeError:  # nowhere to write, as in a read-only container
+            made = njit(fastmath=set(fastmath))(function)
+        return made
+
+    return decorate
+
+
+@compiled()
 def search(
     scores: Floats,
     first_R: npt.NDArray[np.int64],
@@ -94,7 +110,7 @@ def search(
     return size_R, tail_R, ids_E[:end].copy(), logprobs_E[:end].copy(), draws_RD
 
 
-@njit(cache=True)
+@compiled()
 def _log_sum(scores_V: Floats, maxima_C: Floats, peak_N: Doubles, mass_N: Doubles) -> float:
     """Return the natural log of the sum of exponentials.
 
@@ -114,7 +130,7 @@ def _log_sum(scores_V: Floats, maxima_C: Floats, peak_N: Doubles, mass_N: Double
     return top + math.log((mass_N * np.exp(peak_N - top)).sum())
 
 
-@njit(cache=True)
+@compiled()
 def _keep(
     scores_V: Floats,
     maxima_C: Floats,
@@ -143,7 +159,7 @@ def _keep(
     return size, kept
 
 
-@njit(cache=True)
+@compiled()
 def _insert(token: int, score: float, found: int, few: int, ids_K: Ints, scores_K: Floats) -> int:
     """Put an entry in its place among the likeliest few; how many there are."""
     place = min(found, few - 1)
@@ -154,7 +170,7 @@ def _insert(token: int, score: float, found: int, few: int, ids_K: Ints, scores_
     return min(found + 1, few)
 
 
-@njit(cache=True)
+@compiled()
 def _sum_tail(scores_V: Floats, norm: float, ids_K: Ints, mass_N: Doubles) -> float:
     """Return the mass outside the kept entries, summed up by itself, which keeps its digits.
 
@@ -168,7 +184,7 @@ def _sum_tail(scores_V: Floats, norm: float, ids_K: Ints, mass_N: Doubles) -> fl
     return mass_N.sum()
 
 
-@njit(cache=True)
+@compiled()
 def _draw(
     scores_V: Floats, norm: float, ids_K: Ints, mass_N: Doubles, draw_D: Doubles, draws_D: Ints
 ) -> None:
@@ -184,7 +200,7 @@ def _draw(
         draws_D[place] = block * BLOCK + _reach(block_B, norm, wanted)
 
 
-@njit(cache=True)
+@compiled()
 def _tail_block(scores_V: Floats, block: int, ids_K: Ints, block_B: Floats) -> float:
     """Copy a block without the kept entries; its maximum."""
     first = block * BLOCK
@@ -197,7 +213,7 @@ def _tail_block(scores_V: Floats, block: int, ids_K: Ints, block_B: Floats) -> f
     return _maximum(block_B)
 
 
-@njit(cache=True)
+@compiled()
 def _reach(block_B: Floats, norm: float, wanted: float) -> int:
     """Return the entry at which a block's mass passes what is wanted, or its last with any."""
     last, total = 0, 0.0
@@ -210,7 +226,7 @@ def _reach(block_B: Floats, norm: float, wanted: float) -> int:
     return last
 
 
-@njit(fastmath={"nnan", "nsz"}, cache=True)
+@compiled("nnan", "nsz")
 def _maximum(scores_B: Floats) -> float:
     top = NOTHING
     for score in scores_B:
@@ -218,8 +234,8 @@ def _maximum(scores_B: Floats) -> float:
     return top  # type: ignore[return-value]
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"}, cache=True)
-def _mass(scores_B: Floats, top: float) -> float:
+@compiled("reassoc", "contract", "nsz")
+def _mass(scores_B: Floats, top: float | np.float32) -> float:
     """Return the sum of ``exp(score - top)`` for scores up to ``top``, relative error 3e-7.
 
     Two to the power of a whole number is a matter of bits, the rest is Taylor's series; the

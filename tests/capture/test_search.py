@@ -1,5 +1,8 @@
 """The compiled search against the same rule in float64, row by row."""
 
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -118,3 +121,19 @@ def test_nothing_is_drawn_from_a_tail_without_mass() -> None:
     kept = found_in(np.zeros((1, 3), np.float32), 3, 3, 1.0, np.zeros((1, 2), np.float32))
 
     assert kept.draws_RD.tolist() == [[NO_TOKEN, NO_TOKEN]]
+
+
+def test_it_works_where_nothing_can_be_written() -> None:
+    code = """
+from numba.core import caching
+
+class Nowhere(caching.InTreeCacheLocator):
+    def ensure_cache_path(self):
+        raise OSError("read-only")
+
+caching.CacheImpl._locator_classes = [Nowhere]
+from capture import search
+print(search._maximum.stats.cache_path, search._maximum(search.np.ones(3, "f4")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "None 1.0\n", done.stderr
