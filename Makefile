@@ -20,8 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install
 	$(BIN)/retort demo
 
+# Two files at a time, in order: those with real engines, which take longest, are not the last.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

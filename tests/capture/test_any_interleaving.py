@@ -209,7 +209,6 @@ def test_any_interleaving_leaves_the_promised_rows_and_no_others(
         settings=settings(
             max_examples=pytestconfig.getoption("--interleavings"),
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -35,7 +35,7 @@ def ids(config: CaptureConfig, sql: str = "select exchange_id from logits") -> l
 
 
 @given(rows=st.lists(logit_rows(), min_size=1, max_size=4))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_rows_come_back_from_the_log_as_they_were_but_for_rounding(rows: list[LogitRow]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = filled(Path(folder), logits=rows)

@@ -35,7 +35,7 @@ def test_a_walk_says_which_frame_is_damaged_where_and_how() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_batch_is_found_but_the_one_that_was_altered(data: st.DataObject) -> None:
     altered = bytearray(DATA)
     at = data.draw(st.integers(0, len(DATA) - 1))
@@ -46,7 +46,7 @@ def test_every_batch_is_found_but_the_one_that_was_altered(data: st.DataObject) 
 
 
 @given(hole=st.binary(max_size=64), number=st.integers(2, 6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batches_behind_a_hole_of_any_size_are_found(hole: bytes, number: int) -> None:
     data = DATA[: STARTS[number]] + hole + DATA[STARTS[number] + 50 :]
     assert names(data) == [str(i) for i in range(5) if i != number - 2]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.adaptive import Limits
@@ -35,7 +35,6 @@ def test_steps_without_a_row_to_keep_have_no_piece() -> None:
     assert list(cut(rows.taken(np.arange(0)))) == []
 
 
-@settings(deadline=None)
 @given(ARRIVALS)
 def test_pieces_hold_the_last_row_of_every_position(arrivals: list[tuple[int, int, int]]) -> None:
     rows = rows_of(arrivals)
@@ -54,7 +53,6 @@ def test_pieces_hold_the_last_row_of_every_position(arrivals: list[tuple[int, in
     assert found == {key: (kept[number].tolist(), [number] * 2) for key, number in last.items()}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1), st.integers(1, 5))
 def test_rejected_drafts_are_replaced_however_steps_are_batched(
     steps: list[tuple[int, int]], batch: int

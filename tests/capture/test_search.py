@@ -49,7 +49,7 @@ def assert_right(scores_RV: Scores, kept: Kept, k_min: int, k_max: int, mass: fl
     assert end == len(kept.ids_E) == len(kept.logprobs_E)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**31),
     vocabulary=st.sampled_from([1, 3, 64, 65, 300, BLOCK, BLOCK + 1, 5000]),

@@ -105,7 +105,7 @@ def test_a_mark_in_a_segment_that_is_still_open_counts(tmp_path: Path) -> None:
         max_size=8,
     )
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_law_holds_in_any_order(steps: list[tuple[str, int, bool]]) -> None:
     """Exchanges 0 and 1 are marked; each row is committed at once, or with later ones."""
     with tempfile.TemporaryDirectory() as folder:

@@ -48,7 +48,7 @@ def died(folder: Path, data: bytes) -> Path:
 
 
 @given(batches=st.lists(st.lists(logit_rows(), min_size=1, max_size=2), min_size=1, max_size=2))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_segment_gives_back_the_batches_it_took(batches: list[list[LogitRow]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         segment = read_segment(written(Path(folder), *batches))
@@ -91,7 +91,7 @@ def three_batches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_cut_of_a_segment_recovers_a_prefix_of_whole_batches(
     three_batches: tuple[Path, list[pa.RecordBatch]], data: st.DataObject
 ) -> None:
@@ -112,7 +112,7 @@ def test_any_cut_of_a_segment_recovers_a_prefix_of_whole_batches(
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_flipped_byte_never_yields_other_rows(
     three_batches: tuple[Path, list[pa.RecordBatch]], data: st.DataObject
 ) -> None:

@@ -12,7 +12,7 @@ from capture.topk import CHUNK, CHUNKS_PER_CANDIDATE, candidates
 TWO_STAGES = CHUNK * CHUNKS_PER_CANDIDATE * 64
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     scales=st.lists(st.floats(0.1, 12.0), min_size=5, max_size=5),

@@ -16,6 +16,7 @@ from capture.verify import verify
 from tests.integration.test_rollout import Traffic, configure
 from tests.support.killable import command, wait_for
 from tests.support.retort import address, serving
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -42,20 +43,21 @@ async def answers(traffic: Traffic, status: int, number: int) -> None:
 
 
 async def test_a_killed_engine_comes_back_and_no_answered_exchange_is_lost(
-    tiny_model: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    config = configure(tmp_path, tiny_model)
+    model = make_tiny_model(tmp_path / "tiny")  # its own: other tests' engines live on
+    config = configure(tmp_path, model)
     with serving(config):
         traffic = Traffic(address(config))
         clients = [asyncio.create_task(traffic.client(number)) for number in range(CLIENTS)]
         await answers(traffic, 200, 20)
-        (before,) = engines(tiny_model)
+        (before,) = engines(model)
         os.killpg(before, signal.SIGKILL)
         await answers(traffic, 503, 10)
         await answers(traffic, 200, 20)
         traffic.stopped = True
         await asyncio.gather(*clients)
-        (after,) = engines(tiny_model)
+        (after,) = engines(model)
         async with httpx.AsyncClient(base_url=address(config)) as client:
             metrics = (await client.get("/metrics")).text
 

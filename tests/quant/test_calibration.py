@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quant.calibration import choose_rows, heldout_mask, only_tokenizer
@@ -24,7 +24,6 @@ def examples(prompts: list[list[int]], tokenizer: str = "t") -> pa.Table:
     )
 
 
-@settings(deadline=None)
 @given(prompts=PROMPTS, fraction=st.floats(0, 1), rows=st.integers(1, 8), seed=st.integers(0, 9))
 def test_no_held_out_prompt_is_calibrated_on(
     prompts: list[list[int]], fraction: float, rows: int, seed: int

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.answered_rows import answer
@@ -68,7 +68,6 @@ def test_rows_of_another_tokenizer_are_refused(teacher: Path, table: pa.Table) -
         from_table(other, teacher)
 
 
-@settings(deadline=None)
 @given(prompt=prompts, fraction=st.floats(0.01, 0.99))
 def test_a_prompt_is_held_out_or_not_whatever_holds_its_ids(
     prompt: list[int], fraction: float

@@ -15,7 +15,7 @@ scores = st.lists(
     st.floats(-30, 30, allow_nan=False, width=32), min_size=VOCABULARY, max_size=VOCABULARY
 )
 sizes = st.integers(1, VOCABULARY)
-law = settings(deadline=None, max_examples=40)
+law = settings(max_examples=40)
 
 
 def targets_of(teacher_logits: list[float], size: int, dtype: torch.dtype) -> Targets:

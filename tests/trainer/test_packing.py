@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.answered_rows import answer
@@ -25,7 +25,6 @@ def dataset(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Datase
     return from_table(table, make_tiny_model(tmp_path_factory.mktemp("packing") / "teacher"))
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
     batch_tokens=st.integers(1, 200),
