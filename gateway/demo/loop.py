@@ -31,7 +31,7 @@ from gateway.demo.workspace import Workspace
 from quant.bundle import Lineage, publish
 
 HELDOUT_FRACTION = 0.1
-SAMPLE = 200
+SAMPLE = 100  # prompts of one measurement with or without capture
 
 
 @dataclass(frozen=True, slots=True)
