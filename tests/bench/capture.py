@@ -81,7 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench"))
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="where its teacher is")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["demo", "large"], help="one of the two models")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
         found.append(Case("demo", teacher, vocabulary, tokens, requests))
     if options.only in (None, "large"):
         folder = large_vocabulary(options.out / "models" / "large")
-        tokens, requests = {1: 24, 16: 16, 64: 8}, {1: 2, 16: 16, 64: 64}
+        tokens, requests = {1: 16, 16: 16, 64: 6}, {1: 2, 16: 16, 64: 64}
         found.append(Case("large", folder, LARGE_VOCABULARY, tokens, requests))
     return found
 
