@@ -20,9 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install
 	$(BIN)/retort demo
 
-# Two files at a time, in order: those with real engines, which take longest, are not the last.
+# Two files at a time.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
