@@ -34,7 +34,7 @@ class CaptureConfig(BaseModel):
         buffer_bytes: Most bytes of rows that wait in memory for the spool's disk.
         overflow: What gives way when they reach it: ``shed_capture`` drops rows and counts them,
             ``shed_traffic`` lets the gateway refuse requests until there is room again.
-        wait_seconds: Longest time that a client's last bytes wait for its row to be safe.
+        wait_seconds: Longest time that a client's last bytes wait for its row's sync (``strict``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -49,7 +49,7 @@ class _Offer(Generic[T]):
     row: T
     size_bytes: int
     written: Written | None
-    synced: bool
+    synced: Written | None
 
 
 class Spool(Generic[T]):
@@ -102,19 +102,24 @@ class Spool(Generic[T]):
         self._syncer.start()
 
     def offer(
-        self, row: T, size_bytes: int, *, written: Written | None = None, synced: bool = False
+        self,
+        row: T,
+        size_bytes: int,
+        *,
+        written: Written | None = None,
+        synced: Written | None = None,
     ) -> bool:
         """Take a row without blocking.
 
         Args:
             row: What ``encode`` takes.
             size_bytes: Its rough size in memory.
-            written: Called in the spool's thread when the row survives our death, or is lost.
-            synced: Let ``written`` wait until the row survives a power loss.
+            written: Called in a thread of the spool when the row survives our death, or is lost.
+            synced: Called likewise when it survives a power loss; syncs it at once.
 
         Returns:
             Whether the row was taken; if not (too much is waiting, or the spool is closed) it is
-            counted as dropped and ``written`` is never called.
+            counted as dropped and neither is ever called.
         """
         with self._wake:
             is_full = self._waiting_bytes + size_bytes > self._limits.buffer_bytes
@@ -216,12 +221,11 @@ class Spool(Generic[T]):
         return True
 
     def _told(self, offers: list[_Offer[T]]) -> None:
-        """Tell those whose rows are written, or lost; those who asked for it after a sync."""
-        told = [(offer.written, offer.synced) for offer in offers if offer.written is not None]
-        _tell(written for written, synced in told if not synced)
-        strict = [written for written, synced in told if synced]
-        if strict:
-            self._syncer.sync_for(strict)
+        """Tell those whose rows are written, or lost; after a sync those who asked for one."""
+        _tell(offer.written for offer in offers if offer.written is not None)
+        waiting = [offer.synced for offer in offers if offer.synced is not None]
+        if waiting:
+            self._syncer.sync_for(waiting)
 
     def _encoded(self, offers: list[_Offer[T]]) -> Iterator[tuple[list[_Offer[T]], pa.RecordBatch]]:
         """Encode all rows at once; one that cannot be encoded does not take others along."""

@@ -5,7 +5,8 @@ The disk may fail or stall; a client never fails with it and waits for a bounded
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from capture.writer import Spool, Written
@@ -15,13 +16,12 @@ from gateway.wiring import Wire
 
 Promise = Literal["durable", "strict", "best_effort"]
 Overflow = Literal["shed_capture", "shed_traffic"]
+WAITS_FOR = {"best_effort": (), "durable": ("written",), "strict": ("written", "synced")}
+WRITE_SECONDS = 5.0  # only a disk that hangs takes longer
 
 
 class Keeper:
-    """Hands ended exchanges to the spool; used from one event loop.
-
-    After one wait that came to nothing nobody waits any more, until the disk has answered again.
-    """
+    """Hands ended exchanges to the spool; used from one event loop."""
 
     def __init__(
         self,
@@ -30,20 +30,21 @@ class Keeper:
         wait_seconds: float,
         overflow: Overflow,
         on_late: Callable[[Exchange], None],
+        write_seconds: float = WRITE_SECONDS,
     ) -> None:
         """Begin with a disk that is thought to work.
 
         Args:
             spool: Where the rows go.
-            wait_seconds: Longest time that a client's last bytes wait for its row.
+            wait_seconds: Longest time that a client's last bytes wait for its row's sync.
             overflow: Whether, while the spool's buffer is full, rows or requests are refused.
             on_late: Called for each exchange whose last bytes left before its row was safe.
+            write_seconds: Longest time that they wait for its row to be written.
         """
         self._spool = spool
-        self._wait_seconds = wait_seconds
+        self._patience = {"written": _Patience(write_seconds), "synced": _Patience(wait_seconds)}
         self._overflow = overflow
         self._on_late = on_late
-        self._stalled: set[Promise] = set()
 
     def begin(self) -> None:
         """Count an exchange as started.
@@ -59,43 +60,57 @@ class Keeper:
     async def keep(self, exchange: Exchange, promise: Promise, wire: Wire | None = None) -> None:
         """Hand over an ended exchange and wait as long as the promise asks, but never for long.
 
+        A row whose sync takes too long has still been written: it survives our death.
+
         Args:
             exchange: Ended.
             promise: The route's.
             wire: Takes what its answer told of its distributions, before the exchange's own row.
         """
-        synced = promise == "strict"
-        offers: list[Callable[[Written], bool]] = []
-        heard = exchange.wire
-        if heard is not None and wire is not None:
-            offers.append(lambda written: wire.offer(exchange, heard, written, synced=synced))
-        size = exchange.num_bytes
-        offers.append(
-            lambda written: self._spool.offer(exchange, size, written=written, synced=synced)
-        )
-        waits = [safe for safe in (self._offered(offer, promise) for offer in offers) if safe]
-        if not waits or promise == "best_effort":
-            return
-        if promise not in self._stalled:
-            await asyncio.wait(waits, timeout=self._wait_seconds)
-        if not all(safe.done() for safe in waits):
-            self._stalled.add(promise)
+        offers: list[Callable[..., bool]] = []
+        if exchange.wire is not None and wire is not None:
+            offers.append(partial(wire.offer, exchange, exchange.wire))
+        offers.append(partial(self._spool.offer, exchange, exchange.num_bytes))
+        steps: dict[str, list[asyncio.Future[None]]] = {name: [] for name in WAITS_FOR[promise]}
+        for offer in offers:
+            begun = {name: self._patience[name].begin() for name in steps}
+            if offer(**{name: tell for name, (_, tell) in begun.items()}):
+                for name, (done, _) in begun.items():
+                    steps[name].append(done)
+        safe = [await self._patience[name].wait(steps[name]) for name in steps]
+        if not all(safe):
             self._on_late(exchange)
 
-    def _offered(
-        self, offer: Callable[[Written], bool], promise: Promise
-    ) -> "asyncio.Future[None] | None":
-        """What is done once a row is as safe as promised; None if it was not taken."""
+
+class _Patience:
+    """Waits for the disk to take one step with rows.
+
+    After one wait in vain nobody waits any more, until the disk has answered again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._is_at_end = False
+
+    def begin(self) -> tuple["asyncio.Future[None]", Written]:
+        """What is done once a row has taken the step, and what any thread says so with."""
         loop = asyncio.get_running_loop()
-        safe: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[None] = loop.create_future()
 
         def resolve() -> None:
-            self._stalled.discard(promise)
-            if not safe.done():
-                safe.set_result(None)
+            self._is_at_end = False
+            if not done.done():
+                done.set_result(None)
 
-        def written() -> None:
+        def tell() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(resolve)
 
-        return safe if offer(written) else None
+        return done, tell
+
+    async def wait(self, steps: "Sequence[asyncio.Future[None]]") -> bool:
+        """Wait for all of them, and return whether they are done."""
+        if steps and not self._is_at_end:
+            _, missing = await asyncio.wait(steps, timeout=self._seconds)
+            self._is_at_end = bool(missing)
+        return all(step.done() for step in steps)

@@ -46,12 +46,17 @@ class Wire:
         self.spool.account.drop("refused")
 
     def offer(
-        self, exchange: Exchange, answer: WireAnswer, written: Written, *, synced: bool
+        self,
+        exchange: Exchange,
+        answer: WireAnswer,
+        *,
+        written: Written | None = None,
+        synced: Written | None = None,
     ) -> bool:
         """Hand an ended answer's rows to the spool and count what cannot be recorded.
 
         Returns:
-            Whether ``written`` will be called, once for all rows (see ``Spool.offer``).
+            Whether the two will be called, once for all rows (see ``Spool.offer``).
         """
         origin = Origin(
             exchange_id=exchange.exchange_id,
@@ -69,8 +74,9 @@ class Wire:
         taken = False
         for number, row in enumerate(rows, 1):
             self.spool.account.start()
-            told = written if number == len(rows) else None  # rows are written in order
-            taken = self.spool.offer(row, row.num_bytes, written=told, synced=synced)
+            is_last = number == len(rows)  # rows are written in order
+            told = {"written": written, "synced": synced} if is_last else {}
+            taken = self.spool.offer(row, row.num_bytes, **told)
         return taken
 
 

@@ -97,7 +97,7 @@ def test_a_row_told_as_synced_is_there_after_power_was_lost(
         platter = Platter.of(tmp_path / "home", patch)
         spool = Spool(config.spool, "logits", encode_logits, limits=SpoolLimits())
         synced = threading.Event()
-        spool.offer(logit_row("a"), 100, written=synced.set, synced=True)
+        spool.offer(logit_row("a"), 100, synced=synced.set)
         assert synced.wait(10)
         image = platter.after_power_loss(tmp_path / "image")
         spool.close()

@@ -49,7 +49,8 @@ class Gate:
 
 def offer_and_wait(spool: Spool[LogitRow], row: LogitRow, *, synced: bool = False) -> None:
     done = threading.Event()
-    assert spool.offer(row, row.num_bytes, written=done.set, synced=synced)
+    tell = {"synced": done.set} if synced else {"written": done.set}
+    assert spool.offer(row, row.num_bytes, **tell)
     assert done.wait(10)
 
 
@@ -105,7 +106,7 @@ def test_only_synced_rows_wait_for_a_disk_that_takes_its_time(
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "fdatasync", sync)
     spool = open_spool(tmp_path, segment_bytes=1)  # closing segments does not hold rows up either
-    spool.offer(logit_row("a"), 100, written=lambda: happened.append("strict"), synced=True)
+    spool.offer(logit_row("a"), 100, synced=lambda: happened.append("strict"))
     assert syncing.wait(10)
     for name in "bc":
         offer_and_wait(spool, logit_row(name))

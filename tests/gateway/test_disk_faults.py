@@ -15,6 +15,7 @@ from capture.account import Counts, read_counts
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.log import Log, query
+from capture.spool import read_segment
 from capture.verify import verify
 from capture.writer import SpoolLimits
 from tests.gateway.test_relay import LIMITS, Stand, chat, stand
@@ -97,7 +98,7 @@ async def test_a_stalling_disk_holds_up_one_client_for_a_moment_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promise: str, call: str
 ) -> None:
     _, goes_on = stall(monkeypatch, call)
-    async with stand(tmp_path, wait_seconds=0.05) as s:
+    async with stand(tmp_path, wait_seconds=0.05, write_seconds=0.05) as s:
         route = s.serving.config.routes["support"].model_copy(update={"promise": promise})
         s.serving.config.routes["support"] = route
         loop = asyncio.get_running_loop()
@@ -112,11 +113,31 @@ async def test_a_stalling_disk_holds_up_one_client_for_a_moment_and_is_counted(
     assert logged(tmp_path) == set(asked)
 
 
+async def test_a_client_waits_for_the_write_however_short_its_wait_for_the_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, goes_on = stall(monkeypatch, "writev")
+    _, syncs = stall(monkeypatch, "fdatasync")
+    async with stand(tmp_path, wait_seconds=0.01) as s:
+        route = s.serving.config.routes["support"].model_copy(update={"promise": "strict"})
+        s.serving.config.routes["support"] = route
+        asked = asyncio.create_task(ask(s))
+        await asyncio.sleep(0.2)
+        assert not asked.done()
+        goes_on.set()
+        ids = await asked
+        (segment,) = s.spool_dir.glob("*.open")
+        rows = [row for batch in read_segment(segment).batches for row in batch.to_pylist()]
+        syncs.set()
+
+    assert [row["exchange_id"] for row in rows] == ids
+
+
 async def test_requests_are_refused_while_the_buffer_is_full_if_the_log_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = SpoolLimits(sync_seconds=LIMITS.sync_seconds, buffer_bytes=8192, holds_rows=True)
-    async with stand(tmp_path, limits=limits, wait_seconds=0.05, overflow="shed_traffic") as s:
+    async with stand(tmp_path, limits=limits, write_seconds=0.05, overflow="shed_traffic") as s:
         answered: list[httpx.Response] = []
         refused: list[httpx.Response] = []
         with failing_disk(monkeypatch, errno.ENOSPC):

@@ -54,6 +54,7 @@ async def stand(
     *,
     limits: SpoolLimits = LIMITS,
     wait_seconds: float = 5,
+    write_seconds: float = 5,
     overflow: Overflow = "shed_capture",
     **settings: object,
 ) -> AsyncIterator[Stand]:
@@ -69,7 +70,11 @@ async def stand(
         metrics = Metrics.create(folder / "spool")
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
         keeper = Keeper(
-            spool, wait_seconds=wait_seconds, overflow=overflow, on_late=metrics.count_late
+            spool,
+            wait_seconds=wait_seconds,
+            overflow=overflow,
+            on_late=metrics.count_late,
+            write_seconds=write_seconds,
         )
         serving = Serving(
             *(config, table, upstream, spool, metrics.begin, ended.put_nowait, keeper),

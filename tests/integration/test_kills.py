@@ -35,7 +35,6 @@ admin_listen = "127.0.0.1:{free_port()}"
 [capture]
 segment_seconds = 0.1
 commit_seconds = 0.05
-wait_seconds = 30  # an answer that leaves before its row is safe is counted, not promised
 """,
         encoding="utf-8",
     )
