@@ -82,7 +82,7 @@ async def test_no_answer_that_a_client_has_is_missing_however_we_die(
 
     exchanges, choices = ids(config.log, "exchanges"), ids(config.log, "logits")
     kept = ledger.received["durable"] | ledger.received["strict"]
-    assert len(kept) > 100
+    assert len(kept) > pytestconfig.getoption("--kills")
     assert kept - set(exchanges) == set()
     assert kept - set(choices) == set()
     assert max(exchanges.values()) == max(choices.values()) == 1
