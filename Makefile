@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench-capture bench-log install lock clean
+.PHONY: demo test check bench-capture bench-gateway bench-log install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -34,6 +34,10 @@ check: install
 # What capture costs an engine, beside none and beside OpenAI logprobs.
 bench-capture: install
 	$(BIN)/python -m tests.bench.capture
+
+# What gateways cost a client: Retort beside LiteLLM and Portkey, which it installs into bench/peers.
+bench-gateway: install
+	$(BIN)/python -m tests.bench.gateways
 
 # Bytes per token, fidelity and speed of the log against other layouts; LOG=folder measures a real log too.
 bench-log: install

@@ -1,0 +1,1 @@
+"""What gateways cost a client, all against one mock engine on the same core each."""
