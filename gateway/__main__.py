@@ -9,6 +9,7 @@ from capture.errors import CaptureError, ConfigError
 COMMANDS = {
     "demo": ("gateway.demo.commands:app", "the whole loop on this machine, with a report"),
     "serve": ("gateway.serve:app", "the gateway, and the engines it manages"),
+    "key": ("gateway.key_commands:key_app", "who may ask the gateway, and how much"),
     "log": ("capture.commands:log_app", "the capture log"),
     "distill": ("trainer.commands:distill_app", "from a snapshot of the log to a checkpoint"),
     "quantize": ("quant.commands:quantize_app", "from a checkpoint to a bundle"),

@@ -33,6 +33,7 @@ class Answer:
         completion_tokens: As the engine counted, where it said so.
         error_type: Type of an error that the engine reported.
         is_whole: Whether the answer came to its proper end.
+        num_pieces: Parts of texts and tool calls, in a stream about as many as tokens.
     """
 
     choices: dict[int, Choice] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Answer:
     completion_tokens: int | None = None
     error_type: str | None = None
     is_whole: bool = False
+    num_pieces: int = 0
 
     @property
     def texts(self) -> list[str]:
@@ -111,6 +113,7 @@ def _add_choice(answer: Answer, item: Json) -> None:
     index = item.get("index")
     choice = answer.choices.setdefault(index if isinstance(index, int) else 0, Choice())
     content = item.get("message") or item.get("delta") or item
+    answer.num_pieces += 1
     if isinstance(content, dict):
         text = content.get("content") or content.get("text")
         if isinstance(text, str):

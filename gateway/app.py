@@ -1,6 +1,9 @@
 """The app that apps talk to: OpenAI's endpoints, health and metrics, wired to what it is given."""
 
-from fastapi import FastAPI, Response
+from collections.abc import Sequence
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Route as Path
@@ -20,15 +23,33 @@ def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
     for path in RELAYED:
         app.router.routes.append(Path(path, Relay(serving), methods=["POST"]))
 
-    @app.get("/v1/models")
+    async def admit(request: Request) -> None:
+        serving.gate.admit(dict(request.scope["headers"]))
+
+    _add_models(app, serving, [Depends(admit)])
+    _add_status(app, serving)
+
+    @app.get("/metrics", dependencies=[Depends(admit)])
+    async def prometheus() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _add_models(app: FastAPI, serving: Serving, admitted: Sequence[DependsOn]) -> None:
+
+    @app.get("/v1/models", dependencies=admitted)
     async def models() -> dict[str, object]:
         return {"object": "list", "data": [described(name) for name in serving.table.routes]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", dependencies=admitted)
     async def model(name: str) -> dict[str, object]:
         if name not in serving.table.routes:
             raise RouteNotFoundError(f"model {name!r} does not exist", "model")
         return described(name)
+
+
+def _add_status(app: FastAPI, serving: Serving) -> None:
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -39,12 +60,6 @@ def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
         waiting = sorted(serving.config.routes.keys() - serving.table.answering)
         body = {"status": "waiting" if waiting else "ready", "waiting": waiting}
         return JSONResponse(body, 503 if waiting else 200)
-
-    @app.get("/metrics")
-    async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return app
 
 
 def described(name: str) -> dict[str, object]:

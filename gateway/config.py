@@ -1,5 +1,6 @@
 """The ``[gateway]`` table of ``retort.toml``: listeners, routes, and the engines behind them."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from capture.config import read_table
 from capture.errors import ConfigError
+from gateway.bounds import Bounds
 from gateway.guards import Guards
 
 MAX_PORT = 65535
@@ -101,6 +103,22 @@ class RouteConfig(BaseModel):
         return self
 
 
+class TenantConfig(BaseModel):
+    """What all keys of a tenant may ask together; None where there is no limit.
+
+    Attributes:
+        requests_per_minute: Requests.
+        tokens_per_minute: Prompt and completion tokens.
+        token_budget: Tokens in all, ever.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
+    token_budget: Annotated[int, Field(gt=0)] | None = None
+
+
 class GatewayConfig(BaseModel):
     """The whole table.
 
@@ -112,6 +130,10 @@ class GatewayConfig(BaseModel):
         max_body_bytes: Largest request body that is accepted.
         connect_timeout_seconds: Longest wait for a connection to an engine.
         idle_timeout_seconds: Longest silence of an engine while it answers.
+        auth: ``keys`` asks every request for an API key, ``none`` none of them; default: ``keys``
+            unless ``listen`` is an address that only this machine can reach.
+        tenants: Name to quotas, for those that have any.
+        bounds: How large a body's parts may be.
         routes: Model name to route.
     """
 
@@ -124,6 +146,9 @@ class GatewayConfig(BaseModel):
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     idle_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    auth: Literal["keys", "none"] | None = None
+    tenants: dict[str, TenantConfig] = Field(default_factory=dict)
+    bounds: Bounds = Bounds()
     routes: Annotated[dict[str, RouteConfig], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -135,9 +160,26 @@ class GatewayConfig(BaseModel):
         return self
 
     @property
+    def asks_for_keys(self) -> bool:
+        """Whether every request must show an API key."""
+        if self.auth is not None:
+            return self.auth == "keys"
+        host = host_and_port(self.listen)[0].strip("[]")
+        return host != "localhost" and not (is_address(host) and ip_address(host).is_loopback)
+
+    @property
     def state_store(self) -> str:
         """The state store's URL, the default filled in."""
         return self.state_url or f"sqlite:///{self.run_dir / 'state.db'}"
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is given by number."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def host_and_port(address: str) -> tuple[str, int]:

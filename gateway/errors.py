@@ -11,9 +11,13 @@ GatewayError
     PortTakenError            an address that cannot be bound
     DemoError                 a step of the demo that failed
     AdminKeyError        401
+    ApiKeyError          401  no valid API key
+    RateLimitError       429  a minute's quota is used up
+    BudgetError          429  a budget is used up
     RolloutError         409  a move the rollout's state does not allow
     StateConflictError   409  another writer was first
     RolloutNotFoundError 404
+    KeyNotFoundError     404
     StateStoreError      503  the state store cannot be opened, read or written
 """
 
@@ -33,7 +37,7 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: float | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -112,6 +116,34 @@ class AdminKeyError(GatewayError):
     code = "invalid_api_key"
 
 
+class ApiKeyError(GatewayError):
+    """Raised when a request shows no valid API key."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class RateLimitError(GatewayError):
+    """Raised when a key or its tenant has used up what it may ask in a minute."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class BudgetError(GatewayError):
+    """Raised when a key or its tenant has used up its tokens."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+
 class RolloutError(GatewayError):
     """Raised when a rollout's state does not allow what was asked."""
 
@@ -131,6 +163,13 @@ class RolloutNotFoundError(RolloutError):
 
     status = 404
     code = "rollout_not_found"
+
+
+class KeyNotFoundError(GatewayError):
+    """Raised when there is no API key of that id."""
+
+    status = 404
+    code = "key_not_found"
 
 
 class StateStoreError(GatewayError):

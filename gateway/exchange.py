@@ -11,6 +11,8 @@ import pyarrow as pa
 from capture.rows import ExchangeRow, encode_exchanges
 from capture.wire import WireAnswer
 from gateway.answer import Answer, Json, read_answer
+from gateway.keys import ApiKey
+from gateway.limits import Reservation
 from gateway.privacy import Keeping, KeptText
 from gateway.routing import Deployment, Role
 
@@ -26,6 +28,8 @@ class Request:
         parsed: The body as JSON.
         stream: Whether server-sent events were asked for.
         conversation: Key that keeps a conversation with one deployment.
+        key: Whose request it is, where keys are asked for.
+        salt: What keeps a tenant's cached prefixes its own.
     """
 
     endpoint: str
@@ -34,6 +38,8 @@ class Request:
     parsed: Json
     stream: bool
     conversation: str
+    key: ApiKey | None = None
+    salt: str | None = None
 
 
 @dataclass
@@ -48,6 +54,7 @@ class Exchange:
         wire: What the answer told of its distributions, for ``wire``.
         pair_id: The exchange that a shadow mirrors.
         keeping: What of it may be written.
+        reservation: What it holds of its key's quotas.
         chunks: The answer's bytes as the client gets them.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
@@ -64,6 +71,7 @@ class Exchange:
     wire: WireAnswer | None = None
     pair_id: str | None = None
     keeping: Keeping = field(default_factory=Keeping)
+    reservation: Reservation | None = None
     chunks: list[bytes] = field(default_factory=list)
     http_status: int | None = None
     error_type: str | None = None
@@ -115,8 +123,8 @@ class Exchange:
             role=self.role,
             model=self.deployment.model,
             model_revision=self.deployment.revision,
-            tenant=None,
-            key_id=None,
+            tenant=None if self.request.key is None else self.request.key.tenant,
+            key_id=None if self.request.key is None else self.request.key.id,
             endpoint=self.request.endpoint,
             stream=self.request.stream,
             request=text.request,

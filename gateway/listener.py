@@ -13,6 +13,7 @@ from gateway.config import host_and_port
 from gateway.errors import PortTakenError
 
 GRACE_SECONDS = 30.0
+BACKLOG = 2048
 
 
 @asynccontextmanager
@@ -63,6 +64,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             listener.bind((host.strip("[]"), port))
+            listener.listen(BACKLOG)  # who connects from now on waits for the server
         except OSError as error:
             raise PortTakenError(
                 f"cannot listen on {host}:{port}: {error.strerror}; choose another address"

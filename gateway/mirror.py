@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from capture.writer import Spool
+from gateway.body import forwarded_body
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
@@ -100,7 +101,7 @@ class Mirror:
         try:
             async with (
                 asyncio.timeout(self._limits.seconds),
-                self._upstream.post(url, shadow.request.body, JSON_HEADERS) as response,
+                self._upstream.post(url, forwarded_body(shadow), JSON_HEADERS) as response,
             ):
                 shadow.http_status = response.status
                 async for chunk in response.content.iter_any():

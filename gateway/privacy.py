@@ -22,14 +22,14 @@ PARAMS = (
 )
 
 
-def policy_of(route: Policy, headers: Mapping[bytes, bytes], parsed: Json) -> Policy:
-    """The strictest of what the route, the header and the body say.
+def policy_of(route: Policy, key: Policy, headers: Mapping[bytes, bytes], parsed: Json) -> Policy:
+    """The strictest of what the route, the key, the header and the body say.
 
     A header with a word that we do not know means ``off``: whoever sends it wants less, not more.
     """
     word = headers.get(HEADER, b"on").strip().lower()
     asked = "off" if parsed.get("store") is False else WORDS.get(word, "off")
-    return min(route, asked, key=STRICTEST_FIRST.index)
+    return min(route, key, asked, key=STRICTEST_FIRST.index)
 
 
 @dataclass(frozen=True, slots=True)

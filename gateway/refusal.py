@@ -1,5 +1,7 @@
 """Answers that refuse: OpenAI's error body, whatever went wrong."""
 
+import math
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -10,7 +12,7 @@ from gateway.errors import GatewayError, RequestError
 def refusal(error: GatewayError) -> JSONResponse:
     """The answer that an error of ours maps to."""
     seconds = error.retry_after_seconds
-    headers = None if seconds is None else {"retry-after": str(seconds)}
+    headers = None if seconds is None else {"retry-after": str(math.ceil(seconds))}
     return JSONResponse(error.body(), error.status, headers)
 
 

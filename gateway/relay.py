@@ -18,24 +18,26 @@ from starlette.types import Receive, Scope, Send
 
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
+from gateway.body import conversation_key, forwarded_body, read_body
 from gateway.config import GatewayConfig
 from gateway.errors import (
-    BodyTooLargeError,
     GatewayError,
     NotReadyError,
     RequestError,
     RouteNotFoundError,
 )
 from gateway.exchange import Exchange, Request
+from gateway.gate import Gate
 from gateway.keeper import Keeper
+from gateway.keys import ApiKey
+from gateway.limits import Reservation
 from gateway.privacy import Keeping, policy_of
 from gateway.refusal import refusal
 from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
-from gateway.wiring import REFUSALS, Wire, asked_body, stripped
+from gateway.wiring import REFUSALS, Wire, stripped
 
 DONE = b"data: [DONE]\n\n"
-TAG = "retort"
 OK = 200
 CONTENT_LENGTH = b"content-length"
 
@@ -51,6 +53,7 @@ class Serving:
         redactor: What is replaced in every text before it is written.
         wire: Takes rows from answers, for routes that ask for it.
         on_refused: Called when a request is refused before it becomes an exchange.
+        gate: Lets requests in.
     """
 
     config: GatewayConfig
@@ -63,6 +66,7 @@ class Serving:
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
     wire: Wire | None = None
     on_refused: Callable[[GatewayError], None] = lambda _: None
+    gate: Gate = field(default_factory=Gate)
 
 
 class Relay:
@@ -73,9 +77,10 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that leaves stops the engine's work."""
+        headers = dict(scope["headers"])
         try:
-            request = await self._read(scope, receive)
-            exchange = self._begin(request, dict(scope["headers"]))
+            request = await self._read(scope, receive, self._serving.gate.admit(headers))
+            exchange = self._begin(request, headers)
         except GatewayError as error:
             self._serving.on_refused(error)
             await refusal(error)(scope, receive, send)
@@ -94,13 +99,15 @@ class Relay:
             relaying.cancel()
             leaving.cancel()
             await self._record(exchange)
+            self._serving.gate.settle(exchange.reservation, exchange)
             self._serving.on_ended(exchange)
 
-    async def _read(self, scope: Scope, receive: Receive) -> Request:
+    async def _read(self, scope: Scope, receive: Receive, key: ApiKey | None) -> Request:
         """Read and check a body.
 
         Raises:
-            RequestError: If it is too large, not a JSON object, or names no model of ours.
+            RequestError: If it is too large, not a JSON object, says what it must not, or names
+                no model of ours.
         """
         body = await read_body(receive, self._serving.config.max_body_bytes)
         try:
@@ -110,6 +117,7 @@ class Relay:
         if not isinstance(parsed, dict):
             raise RequestError('the body is not a JSON object; expected {"model": ...}')
         model = self._model(parsed)
+        self._serving.gate.check(key, parsed)
         return Request(
             endpoint=scope["path"],
             route=model,
@@ -117,6 +125,8 @@ class Relay:
             parsed=parsed,
             stream=parsed.get("stream") is True,
             conversation=conversation_key(parsed),
+            key=key,
+            salt=self._serving.gate.salt(key),
         )
 
     def _model(self, parsed: dict[str, object]) -> str:
@@ -135,16 +145,16 @@ class Relay:
         """Choose who answers, once and for all, and whether the answer is captured."""
         deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
         route = self._serving.config.routes[request.route]
-        policy = policy_of(
-            "full" if route.capture == "wire" else route.capture, headers, request.parsed
-        )
+        allowed = "full" if route.capture == "wire" else route.capture
+        of_key = "full" if request.key is None else request.key.capture
+        policy = policy_of(allowed, of_key, headers, request.parsed)
         keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
         captured = deployment.capture and keeping.allows_capture
-        self._serving.keeper.begin()
         exchange = Exchange(
             *(uuid.uuid4().hex, request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
+            reservation=self._reserve(request),
         )
         wire = self._serving.wire
         if wire and route.capture == "wire" and role == "incumbent" and keeping.allows_capture:
@@ -152,10 +162,22 @@ class Relay:
             exchange.capture = "wire" if exchange.wire else "off"
         return exchange
 
+    def _reserve(self, request: Request) -> Reservation | None:
+        """Take room in its quotas and in the log for one exchange, or for none."""
+        gate = self._serving.gate
+        reservation = gate.reserve(request.key, request.body, request.parsed)
+        try:
+            self._serving.keeper.begin()
+        except GatewayError:
+            gate.settle(reservation)
+            raise
+        return reservation
+
     async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the engine's answer on; what fails before its first byte becomes an error body."""
         url = exchange.deployment.url + exchange.request.endpoint
-        headers = forwarded_headers(scope["headers"])
+        key = exchange.request.key
+        headers = forwarded_headers(scope["headers"], trusted=key is None or key.trusted)
         try:
             if exchange.deployment.name in self._serving.table.down:
                 raise NotReadyError("the engine has ended and is being started again; retry")
@@ -217,50 +239,6 @@ class Relay:
         exchange.ended = time.monotonic()
         promise = self._serving.config.routes[exchange.request.route].promise
         await self._serving.keeper.keep(exchange, promise, self._serving.wire)
-
-
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Collect a request's body.
-
-    Raises:
-        BodyTooLargeError: If it exceeds ``limit`` bytes.
-        RequestError: If the client leaves before its end.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("the client left before its request was complete")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit:
-            raise BodyTooLargeError(f"the body is larger than max_body_bytes ({limit})")
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def forwarded_body(exchange: Exchange) -> bytes:
-    """The client's own bytes, or, for a captured exchange, the request with what we ask for."""
-    if exchange.wire is not None:
-        return asked_body(exchange.request.parsed, exchange.wire)
-    if exchange.capture != "tap":
-        return exchange.request.body
-    parsed = exchange.request.parsed
-    own = parsed.get("vllm_xargs")
-    tags = {**(own if isinstance(own, dict) else {}), TAG: exchange.exchange_id}
-    return orjson.dumps({**parsed, "vllm_xargs": tags})
-
-
-def conversation_key(parsed: dict[str, object]) -> str:
-    """What stays the same from turn to turn: the user if named, else how it all began."""
-    user = parsed.get("user")
-    if isinstance(user, str):
-        return user
-    messages = parsed.get("messages")
-    beginning = messages[:2] if isinstance(messages, list) else parsed.get("prompt")
-    return orjson.dumps(beginning).decode()
 
 
 def ends_stream(chunks: list[bytes]) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from typing import Annotated
 import typer
 
 from capture.config import CaptureConfig
-from capture.errors import ConfigError
 from capture.redaction import Redactor
 from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
@@ -24,14 +22,21 @@ from gateway.app import create_app
 from gateway.committer import committing
 from gateway.config import GatewayConfig, check_folders
 from gateway.driver import RolloutDriver
+from gateway.errors import StateStoreError
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
+from gateway.gate import Gate
 from gateway.keeper import Keeper
+from gateway.keyholder import Keyholder
+from gateway.keys import Quota
+from gateway.keystore import KeyStore
+from gateway.limits import Limiter
 from gateway.listener import Listener, listening
 from gateway.metrics import Metrics
 from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
 from gateway.routing import RouteTable
+from gateway.secret_files import admin_key, key_pepper, make_folder
 from gateway.state import StateStore
 from gateway.upstream import Upstream
 from gateway.wiring import Wire
@@ -45,6 +50,10 @@ def serve(
     config: Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")] = Path(
         "retort.toml"
     ),
+    pepper: Annotated[
+        str | None,
+        typer.Option(envvar="RETORT_KEY_PEPPER", help="Default: run_dir/key.pepper."),
+    ] = None,
 ) -> None:
     """Serve every route of the configuration until SIGINT or SIGTERM; SIGHUP reads it again.
 
@@ -57,10 +66,10 @@ def serve(
     make_folder("[gateway].run_dir", settings.gateway.run_dir)
     make_folder("[capture].spool", settings.capture.spool)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(settings, config))
+        asyncio.run(run(settings, config, pepper))
 
 
-async def run(settings: Settings, path: Path) -> None:
+async def run(settings: Settings, path: Path, pepper: str | None = None) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
     config, captured = settings.gateway, settings.capture
     ending = Ending.installed()
@@ -70,6 +79,7 @@ async def run(settings: Settings, path: Path) -> None:
         opened_wire(config, captured) as wire,
         opened_upstream(config) as upstream,
         opened_fleet(config, captured) as fleet,
+        opened_gate(config, pepper) as gate,
     ):
         metrics = Metrics.create(captured.spool)
         keeper = Keeper(
@@ -79,7 +89,7 @@ async def run(settings: Settings, path: Path) -> None:
             on_late=metrics.count_late,
         )
         given = (config, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
-        serving = Serving(*given, Redactor(captured.redact), wire, metrics.refuse)
+        serving = Serving(*given, Redactor(captured.redact), wire, metrics.refuse, gate)
         driver = RolloutDriver(serving, fleet, StateStore(config.state_store), metrics)
         serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
         fleet.on_health = driver.on_health
@@ -137,18 +147,6 @@ class Ending:
 def on_signal(number: signal.Signals, react: Callable[[], None]) -> None:
     """Call something from the running event loop whenever a signal comes."""
     asyncio.get_running_loop().add_signal_handler(number, react)
-
-
-def make_folder(key: str, folder: Path) -> None:
-    """Make a folder of the configuration if it is not there.
-
-    Raises:
-        ConfigError: If it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{key} is {folder}: {error.strerror}; name another folder") from error
 
 
 @asynccontextmanager
@@ -210,20 +208,23 @@ async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> Asyn
         await fleet.stop_all()
 
 
-def admin_key(run_dir: Path) -> str:
-    """Read the operators' key, making one at the first start; its file is readable by us only.
-
-    Raises:
-        ConfigError: If the file is there but empty.
-    """
-    path = run_dir / "admin.key"
-    if not path.exists():
-        draft = run_dir / "admin.key.tmp"
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(32), encoding="utf-8")
-        draft.replace(path)
-    key = path.read_text(encoding="utf-8").strip()
-    if not key:
-        raise ConfigError(f"{path}: empty; remove it, and the next start makes a new key")
-    return key
+@asynccontextmanager
+async def opened_gate(settings: GatewayConfig, pepper: str | None) -> AsyncIterator[Gate]:
+    """Open the gate; on the way out the state store has all that was used."""
+    quotas = {name: Quota(**tenant.model_dump()) for name, tenant in settings.tenants.items()}
+    gate = Gate(settings.bounds, limiter=Limiter(quotas))
+    if not settings.asks_for_keys:
+        yield gate
+        return
+    store = KeyStore(settings.state_store)
+    keyholder = Keyholder(gate, store, key_pepper(settings.run_dir, pepper))
+    await keyholder.refresh()
+    refreshing = asyncio.create_task(keyholder.run())
+    try:
+        yield gate
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        with contextlib.suppress(StateStoreError):
+            await keyholder.refresh()
+        store.close()

@@ -4,34 +4,18 @@ Synchronous, for use in a thread. Every change is one transaction, so a killed p
 state before it or after it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    RowMapping,
-    create_engine,
-    event,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from capture.errors import ConfigError
-from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
+from gateway.database import open_database, translated
+from gateway.errors import RolloutNotFoundError, StateConflictError
 from gateway.rollout import DECISION, ROLLOUT, Rollout
-from gateway.tables import DECISIONS, IS_ACTIVE, METADATA, ROLLOUTS
-
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
+from gateway.tables import DECISIONS, IS_ACTIVE, ROLLOUTS
 
 
 class Saved(NamedTuple):
@@ -56,16 +40,7 @@ class StateStore:
             ConfigError: If the URL is malformed, or names a database without a driver here.
             StateStoreError: If it cannot be opened; its folder must exist.
         """
-        try:
-            self._engine = create_engine(url)
-        except (ArgumentError, ImportError) as error:
-            raise ConfigError(
-                f"the state store cannot be opened: {error}; see state_url"
-            ) from error
-        with _translated():
-            if self._engine.dialect.name == "sqlite":
-                event.listen(self._engine, "connect", _prepare_sqlite)
-            METADATA.create_all(self._engine)
+        self._engine = open_database(url)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -89,7 +64,7 @@ class StateStore:
         row = ROLLOUT.dump_python(rollout, mode="json") | {"started_at": rollout.started_at}
         del row["history"]
         row["version"] = expected_version + 1
-        with _translated(), self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
             _put(connection, row, expected_version)
             _append(connection, rollout)
         return expected_version + 1
@@ -130,7 +105,7 @@ class StateStore:
             .where(*where)
             .order_by(ROLLOUTS.c.started_at, ROLLOUTS.c.id, DECISIONS.c.number)
         )
-        with _translated(), self._engine.connect() as connection:
+        with translated(), self._engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         grouped = groupby(rows, key=lambda row: row[ROLLOUTS.c.id])
         return [_saved(list(group)) for _, group in grouped]
@@ -176,22 +151,3 @@ def _saved(rows: Sequence[RowMapping]) -> Saved:
     fields = {column.name: rows[0][column] for column in ROLLOUTS.c}
     rollout = ROLLOUT.validate_python(fields)
     return Saved(replace(rollout, history=history), fields["version"])
-
-
-def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    """Let readers go on beside a writer, and a second writer wait."""
-    cursor = connection.cursor()
-    for pragma in PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the database's errors into ours, without statements, values or passwords."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise StateStoreError(f"the state store failed: {error.orig}; see state_url") from error
-    except PoolTimeoutError as error:
-        raise StateStoreError("the state store has no connection free; try again") from error

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -73,4 +75,26 @@ ONE_ACTIVE = Index(
     unique=True,
     sqlite_where=IS_ACTIVE,
     postgresql_where=IS_ACTIVE,
+)
+KEYS = Table(
+    "api_keys",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(255), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("trusted", Boolean, nullable=False),
+    Column("capture", String(8), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("token_budget", BigInteger),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("key_id", ForeignKey(KEYS.c.id), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
 )

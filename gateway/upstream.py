@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Self
 
 import aiohttp
@@ -12,7 +13,10 @@ HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer "
     b"transfer-encoding upgrade".split()
 )
-NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"authorization"}
+NOT_FORWARDED = HOP_BY_HOP | frozenset(
+    b"host content-length accept-encoding authorization x-api-key cookie".split()
+)
+HARMLESS = frozenset(b"content-type accept user-agent traceparent tracestate".split())
 KEEP_ALIVE_SECONDS = 3.0  # below the 5 s after which vLLM closes an idle connection
 
 
@@ -21,6 +25,7 @@ class Upstream:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._post = partial(session.post, allow_redirects=False)
 
     @classmethod
     def create(cls, connect_seconds: float, idle_seconds: float) -> Self:
@@ -67,21 +72,29 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """Send once more if the engine closed an idle connection just as we took it."""
         try:
-            return await self._session.post(url, data=body, headers=headers)
+            return await self._post(url, data=body, headers=headers)
         except aiohttp.ServerDisconnectedError:
-            return await self._session.post(url, data=body, headers=headers)
+            return await self._post(url, data=body, headers=headers)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
 
 
-def forwarded_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """A client's headers for the engine; the key it gave us stays with us."""
+def forwarded_headers(
+    headers: Iterable[tuple[bytes, bytes]], *, trusted: bool = True
+) -> dict[str, str]:
+    """A client's headers for the engine; the key it gave us stays with us.
+
+    Engines take orders from headers (request ids, which replica to use): from a client that is
+    not trusted only harmless ones pass.
+    """
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in headers
-        if name not in NOT_FORWARDED and not name.startswith(b"x-retort-")
+        if (trusted or name in HARMLESS)
+        and name not in NOT_FORWARDED
+        and not name.startswith(b"x-retort-")
     }
 
 

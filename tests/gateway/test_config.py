@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from capture.errors import ConfigError
-from gateway.config import check_folders, load
+from gateway.config import GatewayConfig, check_folders, load
 
 ROUTE = '[gateway.routes.support]\nmodel = "teacher"\n'
 
@@ -56,3 +56,27 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"tokenizer is .*/nowhere: no such folder"):
         check_folders(config)
+
+
+@pytest.mark.parametrize(
+    ("listen", "auth", "asks"),
+    [
+        ("127.0.0.1:1", None, False),
+        ("localhost:1", None, False),
+        ("[::1]:1", None, False),
+        ("0.0.0.0:1", None, True),
+        ("[::]:1", None, True),
+        ("10.0.0.1:1", None, True),
+        ("gateway.example:1", None, True),
+        ("localhost.example:1", None, True),
+        ("127.0.0.1:1", "keys", True),
+        ("0.0.0.0:1", "none", False),
+    ],
+)
+def test_keys_are_asked_for_where_others_can_reach_us_unless_told(
+    listen: str, auth: str | None, asks: bool
+) -> None:
+    config = GatewayConfig.model_validate(
+        {"listen": listen, "auth": auth, "routes": {"a": {"url": "http://127.0.0.1:8000"}}}
+    )
+    assert config.asks_for_keys == asks

@@ -77,19 +77,20 @@ async def test_a_route_says_what_is_kept(
 
 @given(
     route=st.sampled_from(STRICTEST_FIRST),
+    key=st.sampled_from(STRICTEST_FIRST),
     header=st.one_of(st.none(), st.binary(max_size=4), st.sampled_from([b"on", b"text", b"off"])),
     store=st.sampled_from([None, True, False]),
 )
 def test_nobody_is_asked_for_more_than_each_allows(
-    route: Policy, header: bytes | None, store: bool | None
+    route: Policy, key: Policy, header: bytes | None, store: bool | None
 ) -> None:
     headers = {} if header is None else {b"x-retort-capture": header}
     parsed: dict[str, object] = {} if store is None else {"store": store}
-    policy = policy_of(route, headers, parsed)
+    policy = policy_of(route, key, headers, parsed)
 
-    assert STRICTEST_FIRST.index(policy) <= STRICTEST_FIRST.index(route)
+    assert STRICTEST_FIRST.index(policy) <= min(map(STRICTEST_FIRST.index, (route, key)))
     assert policy == "off" or store is not False
-    assert policy == policy_of(policy, headers, parsed)
+    assert policy == policy_of(policy, policy, headers, parsed)
 
 
 async def test_a_secret_in_the_request_is_not_written_and_nothing_is_captured(

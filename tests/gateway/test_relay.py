@@ -14,6 +14,7 @@ from capture.writer import Spool, SpoolLimits
 from gateway.app import create_app
 from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
+from gateway.gate import Gate
 from gateway.keeper import Keeper, Overflow
 from gateway.metrics import Metrics
 from gateway.relay import Serving
@@ -56,6 +57,7 @@ async def stand(
     wait_seconds: float = 5,
     write_seconds: float = 5,
     overflow: Overflow = "shed_capture",
+    gate: Gate | None = None,
     **settings: object,
 ) -> AsyncIterator[Stand]:
     engine = FakeEngine()
@@ -79,6 +81,7 @@ async def stand(
         serving = Serving(
             *(config, table, upstream, spool, metrics.begin, ended.put_nowait, keeper),
             on_refused=metrics.refuse,
+            gate=gate or Gate(),
         )
         async with (
             served(create_app(serving, metrics)) as url,

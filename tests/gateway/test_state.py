@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from capture.errors import ConfigError
 from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
@@ -20,9 +18,9 @@ from gateway.evidence import Evidence
 from gateway.guards import Reason, Verdict
 from gateway.rollout import Rollout, promote, roll_back, transition
 from gateway.state import StateStore
-from gateway.tables import DECISIONS, ONE_ACTIVE, ROLLOUTS
 from tests.gateway.strategies import EVIDENCE
 
+IN_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 REASONS = (Reason("agreement", "breached", 0.1, 0.3, 0.9, "floor", 20, "rare"),)
 
@@ -48,11 +46,6 @@ def new(rollout_id: str = "r1", route: str = "support", minutes: int = 0) -> Rol
     return Rollout(
         rollout_id, route, "bundles/int8", f"{route}-{rollout_id}", (0.05, 0.25), started
     )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'state.db'}"
 
 
 @pytest.fixture
@@ -201,6 +194,7 @@ def test_a_store_that_cannot_be_opened_says_which_setting_to_look_at(tmp_path: P
         StateStore("mysql+nodriver://user:secret@host/db")
 
 
+@IN_SQLITE
 def test_a_store_that_fails_while_open_is_reported_without_statements(
     tmp_path: Path, url: str, store: StateStore
 ) -> None:
@@ -217,6 +211,7 @@ def test_a_store_that_fails_while_open_is_reported_without_statements(
     assert url.endswith("state.db")
 
 
+@IN_SQLITE
 def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, store: StateStore) -> None:
     other = sqlite3.connect(tmp_path / "state.db")
     other.execute(
@@ -231,6 +226,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, store: StateStore) 
     other.close()
 
 
+@IN_SQLITE
 def test_in_sqlite_readers_and_a_writer_do_not_hold_each_other_up(
     tmp_path: Path, store: StateStore
 ) -> None:
@@ -248,16 +244,3 @@ def test_in_sqlite_readers_and_a_writer_do_not_hold_each_other_up(
     other.execute("COMMIT")
     other.close()
     assert store.load("r1").rollout.state == "live"
-
-
-def test_the_same_tables_can_be_made_in_postgresql() -> None:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # the library left it so
-
-    statements = [
-        str(CreateTable(table).compile(dialect=dialect)) for table in (ROLLOUTS, DECISIONS)
-    ]
-    index = CreateIndex(ONE_ACTIVE)
-
-    assert "started_at TIMESTAMP WITH TIME ZONE NOT NULL" in statements[0]
-    assert "FOREIGN KEY(rollout_id) REFERENCES rollouts (id)" in statements[1]
-    assert "WHERE state IN ('shadow', 'canary')" in str(index.compile(dialect=dialect))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 Body = dict[str, Any]
@@ -43,7 +43,8 @@ class FakeEngine:
     """Answers every prompt with ``answer``, word by word when streaming.
 
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
-    ends the connection in the middle of an answer, "pause" sends its beginning and no more. While
+    ends the connection in the middle of an answer, "pause" sends its beginning and no more,
+    "redirect" points elsewhere, "echo ..." gives back what follows. While
     the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it adds them
     where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
@@ -74,15 +75,9 @@ class FakeEngine:
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
         word = body["messages"][-1]["content"]
-        if word == "fail":
-            error = {"message": "out of memory", "type": "server_error", "code": None}
-            return JSONResponse({"error": error}, 500)
-        if word == "refuse":
-            error = {"message": "bad", "type": "invalid_request_error", "code": None}
-            return JSONResponse({"error": error}, 400)
-        if not self.knows_ids and "return_token_ids" in body:
-            error = {"message": "unknown field", "type": "invalid_request_error", "code": None}
-            return JSONResponse({"error": error}, 400)
+        refused = self.refused(word, body)
+        if refused is not None:
+            return refused
         if word == "hang":
             await self.hang(request)
         if body.get("stream"):
@@ -100,6 +95,21 @@ class FakeEngine:
                 "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
             }
         )
+
+    def refused(self, word: str, body: Body) -> Response | None:
+        """What is answered instead of a completion, if anything."""
+        if word == "fail":
+            error = {"message": "out of memory", "type": "server_error", "code": None}
+            return JSONResponse({"error": error}, 500)
+        if word == "redirect":
+            return RedirectResponse("http://169.254.169.254/", 307)
+        if word.startswith("echo "):
+            return JSONResponse({"choices": [{"index": 0, "message": {"content": word[5:]}}]})
+        message = "bad" if word == "refuse" else "unknown field"
+        if word == "refuse" or (not self.knows_ids and "return_token_ids" in body):
+            error = {"message": message, "type": "invalid_request_error", "code": None}
+            return JSONResponse({"error": error}, 400)
+        return None
 
     async def complete(self, request: Request) -> Response:
         if self.hold is not None and self.hold.exists():

@@ -1,0 +1,53 @@
+"""The state store's database: SQLite unless told otherwise, opened and translated in one place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from capture.errors import ConfigError
+from gateway.errors import StateStoreError
+from gateway.tables import METADATA
+
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
+
+
+def open_database(url: str) -> Engine:
+    """Open the database at an SQLAlchemy URL and create what is missing in it.
+
+    Raises:
+        ConfigError: If the URL is malformed, or names a database without a driver here.
+        StateStoreError: If it cannot be opened; its folder must exist.
+    """
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"the state store cannot be opened: {error}; see state_url") from error
+    with translated():
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _prepare_sqlite)
+        METADATA.create_all(engine)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    """Let readers go on beside a writer, and a second writer wait."""
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the database's errors into ours, without statements, values or passwords."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StateStoreError(f"the state store failed: {error.orig}; see state_url") from error
+    except PoolTimeoutError as error:
+        raise StateStoreError("the state store has no connection free; try again") from error

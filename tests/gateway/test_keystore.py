@@ -1,0 +1,149 @@
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.errors import ApiKeyError, BudgetError, KeyNotFoundError, StateStoreError
+from gateway.gate import Gate
+from gateway.keyholder import Keyholder
+from gateway.keys import ApiKey, Quota
+from gateway.keystore import KeyStore, Used
+from tests.gateway.test_keys import PEPPER, made
+from tests.support.killable import wait_for
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[KeyStore]:
+    opened = KeyStore(url)
+    yield opened
+    opened.close()
+
+
+def test_a_key_comes_back_as_it_was_stored(url: str, store: KeyStore) -> None:
+    plain, _ = made("acme")
+    full, _ = made(
+        "other",
+        trusted=True,
+        capture="text",
+        quota=Quota(10, 1000, 10**12),
+        expires_at=datetime.now(UTC) + timedelta(days=1),
+    )
+    store.add(plain)
+    store.add(full)
+
+    reopened = KeyStore(url)
+    assert reopened.keys() == {plain: Used(), full: Used()}
+    reopened.close()
+
+
+def test_a_revoked_key_stays_listed_and_ended(store: KeyStore) -> None:
+    key, _ = made()
+    store.add(key)
+    store.revoke(key.id)
+    (first,) = store.keys()
+    store.revoke(key.id)
+
+    assert first.revoked_at is not None
+    assert list(store.keys()) == [first]
+    with pytest.raises(KeyNotFoundError, match="no key 'unknown'"):
+        store.revoke("unknown")
+
+
+def test_what_many_gateways_use_at_once_adds_up(url: str, store: KeyStore) -> None:
+    keys = [made()[0], made()[0]]
+    for key in keys:
+        store.add(key)
+
+    def use(number: int) -> None:
+        own = KeyStore(url)
+        for turn in range(10):
+            used = {key.id: Used(1, number + turn) for key in keys}
+            own.add_used(used if number % 2 else dict(reversed(used.items())))
+        own.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, range(4)))
+
+    tokens = sum(number + turn for number in range(4) for turn in range(10))
+    assert list(store.keys().values()) == [Used(40, tokens)] * 2
+
+
+async def test_the_gate_and_the_store_learn_from_each_other(url: str, store: KeyStore) -> None:
+    key, text = made(quota=Quota(token_budget=100))
+    headers = {b"authorization": f"Bearer {text}".encode()}
+    gate, other = Gate(), Gate()
+    own = KeyStore(url)
+    here, there = Keyholder(gate, store, PEPPER), Keyholder(other, own, PEPPER)
+    await here.refresh()
+    with pytest.raises(ApiKeyError):
+        gate.admit(headers)
+
+    store.add(key)
+    await here.refresh()
+    await there.refresh()
+    assert gate.admit(headers) == key
+    gate.settle(gate.reserve(key, b"x" * 360, {"max_tokens": 0}), None)
+    gate.requests[key.id] += 1
+    gate.tokens[key.id] += 90
+    await here.refresh()
+    await there.refresh()
+
+    assert store.keys() == {key: Used(1, 90)}
+    with pytest.raises(BudgetError, match="10 tokens of the budget are left"):
+        other.reserve(key, b"", {"max_tokens": 11})
+    store.revoke(key.id)
+    await there.refresh()
+    with pytest.raises(ApiKeyError):
+        other.admit(headers)
+    own.close()
+
+
+async def test_while_the_store_fails_keys_go_on_and_usage_waits(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, text = made()
+    store.add(key)
+    gate = Gate()
+    keyholder = Keyholder(gate, store, PEPPER)
+    await keyholder.refresh()
+    gate.tokens[key.id] += 5
+
+    def fail(_: object) -> None:
+        raise StateStoreError("it is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "add_used", fail)
+        with pytest.raises(StateStoreError):
+            await keyholder.refresh()
+        gate.tokens[key.id] += 6
+        gate.requests[key.id] += 1
+    assert gate.admit({b"x-api-key": text.encode()}) == key
+    await keyholder.refresh()
+
+    assert store.keys() == {key: Used(1, 11)}
+
+
+async def test_it_refreshes_by_itself(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.keyholder.REFRESH_SECONDS", 0.02)
+    gate = Gate()
+    running = asyncio.create_task(Keyholder(gate, store, PEPPER).run())
+    key, text = made()
+    store.add(key)
+    await asyncio.to_thread(wait_for, lambda: admitted(gate, key, text))
+    running.cancel()
+
+
+def admitted(gate: Gate, key: ApiKey, text: str) -> bool:
+    try:
+        return gate.ring is not None and gate.admit({b"x-api-key": text.encode()}) == key
+    except ApiKeyError:
+        return False
+
+
+def test_a_quota_without_tokens_says_so() -> None:
+    key, _ = made(quota=Quota(requests_per_minute=1))
+    assert not key.quota.counts_tokens
+    assert replace(key.quota, token_budget=1).counts_tokens
