@@ -20,9 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install
 	$(BIN)/retort demo
 
-# Two files at a time.
+# Two files at a time, in the order that tests/conftest.py gives them.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

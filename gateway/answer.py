@@ -1,16 +1,11 @@
-"""What an engine's answer says: text, finish reasons, usage, from the bytes that passed through.
+"""What an engine's answer says: text, finish reasons, usage."""
 
-Reads both forms of ``chat/completions`` and ``completions``: one JSON body, or server-sent
-events. The bytes themselves are never changed.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import orjson
 
 Json = dict[str, object]
-HIDDEN = ("reasoning", "reasoning_content", "refusal")
 
 
 @dataclass(slots=True)
@@ -33,6 +28,7 @@ class Answer:
         completion_tokens: As the engine counted, where it said so.
         error_type: Type of an error that the engine reported.
         is_whole: Whether the answer came to its proper end.
+        has_ended: Whether it said so itself, as the newer endpoints do.
         num_pieces: Parts of texts and tool calls, in a stream about as many as tokens.
     """
 
@@ -41,7 +37,19 @@ class Answer:
     completion_tokens: int | None = None
     error_type: str | None = None
     is_whole: bool = False
+    has_ended: bool = False
     num_pieces: int = 0
+
+    def choice(self, index: int) -> Choice:
+        """A completion, begun if it is new."""
+        return self.choices.setdefault(index, Choice())
+
+    def count(self, prompt_tokens: object, completion_tokens: object) -> None:
+        """Take what the engine counted, where it is a number."""
+        if isinstance(prompt_tokens, int):
+            self.prompt_tokens = prompt_tokens
+        if isinstance(completion_tokens, int):
+            self.completion_tokens = completion_tokens
 
     @property
     def texts(self) -> list[str]:
@@ -72,77 +80,6 @@ class Answer:
         return orjson.dumps(self.calls).decode() if self.calls else None
 
 
-def read_answer(chunks: Sequence[bytes], *, stream: bool) -> Answer:
-    """Parse an answer; whatever cannot be read is left out, and ``is_whole`` stays False."""
-    body = b"".join(chunks)
-    answer = Answer()
-    documents = list(_events(body)) if stream else [body]
-    for document in documents:
-        _add(answer, document)
-    ended = documents and documents[-1].strip() == b"[DONE]" if stream else bool(answer.choices)
-    answer.is_whole = bool(ended) and answer.error_type is None
-    return answer
-
-
-def _events(body: bytes) -> Iterator[bytes]:
-    """Data of each server-sent event."""
-    for line in body.splitlines():
-        if line.startswith(b"data:"):
-            yield line[5:].strip()
-
-
-def _add(answer: Answer, document: bytes) -> None:
-    try:
-        parsed = orjson.loads(document)
-    except orjson.JSONDecodeError:
-        return
-    if not isinstance(parsed, dict):
-        return
-    error = parsed.get("error")
-    if isinstance(error, dict):
-        answer.error_type = str(error.get("type") or error.get("code") or "error")
-    usage = parsed.get("usage")
-    if isinstance(usage, dict):
-        answer.prompt_tokens = usage.get("prompt_tokens")
-        answer.completion_tokens = usage.get("completion_tokens")
-    for item in parsed.get("choices") or ():
-        _add_choice(answer, item)
-
-
-def _add_choice(answer: Answer, item: Json) -> None:
-    index = item.get("index")
-    choice = answer.choices.setdefault(index if isinstance(index, int) else 0, Choice())
-    content = item.get("message") or item.get("delta") or item
-    answer.num_pieces += 1
-    if isinstance(content, dict):
-        text = content.get("content") or content.get("text")
-        if isinstance(text, str):
-            choice.text.append(text)
-        for name in HIDDEN:
-            part = content.get(name)
-            if isinstance(part, str):
-                choice.hidden.setdefault(name, []).append(part)
-        for call in content.get("tool_calls") or ():
-            _add_call(choice.tool_calls, call)
-    reason = item.get("finish_reason")
-    if isinstance(reason, str):
-        choice.finish_reason = reason
-
-
-def _add_call(calls: list[object], part: object) -> None:
-    """Take one tool call, or the next piece of one that is streamed."""
-    begun = next((call for call in calls if _is_same_call(call, part)), None)
-    if not isinstance(begun, dict) or not isinstance(part, dict):
-        calls.append(part)
-        return
-    function, more = begun.get("function"), part.get("function")
-    if isinstance(function, dict) and isinstance(more, dict):
-        joined = f"{function.get('arguments') or ''}{more.get('arguments') or ''}"
-        named = {key: value for key, value in more.items() if value and key != "arguments"}
-        begun["function"] = {**function, **named, "arguments": joined}
-
-
-def _is_same_call(call: object, part: object) -> bool:
-    if not isinstance(call, dict) or not isinstance(part, dict):
-        return False
-    return isinstance(part.get("index"), int) and call.get("index") == part["index"]
+def dicts(items: object) -> Iterable[Json]:
+    """Objects of a JSON list; nothing of anything else."""
+    return (item for item in items if isinstance(item, dict)) if isinstance(items, list) else ()

@@ -8,19 +8,18 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Route as Path
 
+from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
 from gateway.metrics import Metrics
 from gateway.refusal import explain_errors
 from gateway.relay import Relay, Serving
-
-RELAYED = ("/v1/chat/completions", "/v1/completions")
 
 
 def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
     """Build the ASGI app; whoever calls it opens and closes what it is given."""
     app = FastAPI(title="Retort", docs_url=None, redoc_url=None, openapi_url=None)
     explain_errors(app)
-    for path in RELAYED:
+    for path in ENDPOINTS:
         app.router.routes.append(Path(path, Relay(serving), methods=["POST"]))
 
     async def admit(request: Request) -> None:

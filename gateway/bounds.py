@@ -31,7 +31,9 @@ ALLOWED = frozenset(
         *("reasoning", "reasoning_effort", "include_reasoning", "thinking", "verbosity"),
         *("encoding_format", "dimensions", "truncation", "include", "service_tier", "modalities"),
         *("prompt_cache_key", "skip_special_tokens", "spaces_between_special_tokens"),
-        *("return_token_ids", "return_tokens_as_token_ids", "prediction"),
+        *("return_token_ids", "return_tokens_as_token_ids", "prediction", "output_config"),
+        *("tokens", "return_token_strs", "add_special_tokens", "add_generation_prompt"),
+        *("continue_final_message", "max_tool_calls"),
     )
 )
 

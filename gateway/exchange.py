@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from capture.rows import ExchangeRow, encode_exchanges
 from capture.wire import WireAnswer
-from gateway.answer import Answer, Json, read_answer
+from gateway.answer import Answer, Json
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
 from gateway.privacy import Keeping, KeptText
+from gateway.reading import read_answer
 from gateway.routing import Deployment, Role
 
 
@@ -94,6 +95,11 @@ class Exchange:
         if self.http_status is not None and 400 <= self.http_status < 500:  # noqa: PLR2004
             return "rejected"
         return "completed" if self.http_status == 200 and self.answer.is_whole else "failed"  # noqa: PLR2004
+
+    @property
+    def streams_events(self) -> bool:
+        """Whether the client is reading server-sent events."""
+        return self.request.stream and self.http_status == 200  # noqa: PLR2004
 
     @property
     def ttft_seconds(self) -> float | None:

@@ -20,6 +20,7 @@ from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
 from gateway.body import conversation_key, forwarded_body, read_body
 from gateway.config import GatewayConfig
+from gateway.endpoints import ENDPOINTS, StreamEnd
 from gateway.errors import (
     GatewayError,
     NotReadyError,
@@ -37,7 +38,6 @@ from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers, returned_headers
 from gateway.wiring import REFUSALS, Wire, stripped
 
-DONE = b"data: [DONE]\n\n"
 OK = 200
 CONTENT_LENGTH = b"content-length"
 
@@ -149,7 +149,8 @@ class Relay:
         of_key = "full" if request.key is None else request.key.capture
         policy = policy_of(allowed, of_key, headers, request.parsed)
         keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
-        captured = deployment.capture and keeping.allows_capture
+        generates = ENDPOINTS[request.endpoint].generates
+        captured = deployment.capture and keeping.allows_capture and generates
         exchange = Exchange(
             *(uuid.uuid4().hex, request, deployment, role),
             capture="tap" if captured else "off",
@@ -191,6 +192,12 @@ class Relay:
             exchange.error_type = error.code
             if exchange.http_status is None:
                 await refusal(error)(scope, receive, send)
+            elif exchange.streams_events:
+                await self._record(exchange)
+                event = ENDPOINTS[exchange.request.endpoint].error_event(error)
+                is_between = not exchange.chunks or exchange.chunks[-1].endswith(b"\n\n")
+                body = event if is_between else b"\n\n" + event
+                await send({"type": "http.response.body", "body": body})
             # else the answer had begun: returning now breaks the connection, as the engine did
 
     async def _relay_heard(
@@ -221,12 +228,13 @@ class Relay:
             chunks = stripped(chunks, exchange.wire, stream=exchange.request.stream)
             missing = None
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        end = StreamEnd(ENDPOINTS[exchange.request.endpoint])
         async for chunk in chunks:
             if exchange.first_byte is None:
                 exchange.first_byte = time.monotonic()
             exchange.chunks.append(chunk)
             missing = None if missing is None else missing - len(chunk)
-            if missing == 0 or ends_stream(exchange.chunks):
+            if missing == 0 or end.is_reached(chunk):
                 await self._record(exchange)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._record(exchange)
@@ -239,10 +247,3 @@ class Relay:
         exchange.ended = time.monotonic()
         promise = self._serving.config.routes[exchange.request.route].promise
         await self._serving.keeper.keep(exchange, promise, self._serving.wire)
-
-
-def ends_stream(chunks: list[bytes]) -> bool:
-    """Whether the last event of a stream is complete."""
-    if chunks[-1].endswith(DONE):
-        return True
-    return len(chunks[-1]) < len(DONE) and b"".join(chunks[-len(DONE) :]).endswith(DONE)

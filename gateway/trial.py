@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from gateway.config import RouteConfig
+from gateway.endpoints import ENDPOINTS
 from gateway.errors import StateStoreError
 from gateway.evidence import Evidence, Outcome
 from gateway.exchange import Exchange
@@ -114,6 +115,8 @@ class Trial:
     def observe(self, exchange: Exchange) -> None:
         """Take a client's ended request as evidence, and mirror it if the incumbent answered."""
         if exchange.status in {"aborted", "rejected"} or not self.rollout.is_active:
+            return
+        if not ENDPOINTS[exchange.request.endpoint].generates:
             return
         failed = exchange.status == "failed"
         if self.rollout.state == "canary" and exchange.role != "shadow":

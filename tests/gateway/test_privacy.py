@@ -138,8 +138,7 @@ async def test_clean_exchanges_are_captured_though_something_is_looked_for(tmp_p
 async def test_an_answer_that_was_cut_off_is_not_trusted(tmp_path: Path) -> None:
     async with stand(tmp_path) as s:
         s.serving.redactor = REDACTOR
-        with pytest.raises(Exception, match="peer closed"):
-            await s.client.post(CHAT, json=chat("break", stream=True))
+        await s.client.post(CHAT, json=chat("break", stream=True))
         (row,) = await s.rows()
 
     assert (row["status"], row["capture"]) == ("failed", "redacted")

@@ -59,7 +59,8 @@ async def test_a_body_far_too_large_is_refused_without_a_broken_connection(tmp_p
     [
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/load_lora_adapter", 404),
+        ("POST", "/sleep", 404),
         ("GET", "/", 404),
         ("GET", "/v1/models/gpt-9", 404),
     ],

@@ -154,8 +154,7 @@ async def test_an_engines_error_passes_through(tmp_path: Path) -> None:
 
 async def test_a_broken_off_stream_is_flagged(tmp_path: Path) -> None:
     async with heard(tmp_path) as h:
-        with pytest.raises(httpx.RemoteProtocolError):
-            await h.stand.client.post(CHAT, json=chat("break", stream=True))
+        await h.stand.client.post(CHAT, json=chat("break", stream=True))
         rows = await h.rows()
 
     assert [row["flags"] for row in rows] == [4]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +20,24 @@ def find(program: str) -> str | None:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """Run a server of its own with an empty database; its SQLAlchemy URL without the name."""
     initdb, pg_ctl = find("initdb"), find("pg_ctl")
     assert initdb is not None
     assert pg_ctl is not None
     user = SERVER_USER if os.geteuid() == 0 else None
-    data, port = folder / "data", free_port()
-    if user is not None:
-        for outer in (folder, *folder.parents[:2]):
-            outer.chmod(0o755)
-        shutil.chown(folder, user)
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="retort-postgres-") as name:
+        folder = Path(name)
+        if user is not None:
+            shutil.chown(folder, user)
+        with _running(folder, user, port, initdb, pg_ctl):
+            yield f"postgresql+psycopg://retort@127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(folder: Path, user: str | None, port: int, initdb: str, pg_ctl: str) -> Iterator[None]:
+    data = folder / "data"
 
     def run(*words: str | Path) -> None:
         subprocess.run(words, user=user, check=True, cwd=folder, stdout=subprocess.DEVNULL)
@@ -38,6 +46,6 @@ def postgres_server(folder: Path) -> Iterator[str]:
     options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off"
     run(pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
     try:
-        yield f"postgresql+psycopg://retort@127.0.0.1:{port}"
+        yield
     finally:
         run(pg_ctl, "-D", data, "-m", "immediate", "stop")
