@@ -7,6 +7,7 @@ from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
@@ -15,11 +16,24 @@ from gateway.refusal import explain_errors
 from gateway.relay import Relay, Serving
 
 
-def create_app(serving: Serving, metrics: Metrics) -> FastAPI:
+def create_app(serving: Serving, metrics: Metrics) -> ASGIApp:
     """Build the ASGI app; whoever calls it opens and closes what it is given."""
+    relay, rest = Relay(serving), create_rest(serving, metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the hot path go past router and middleware."""
+        is_hot = scope["type"] == "http" and scope["method"] == "POST"
+        handler = relay if is_hot and scope["path"] in ENDPOINTS else rest
+        await handler(scope, receive, send)
+
+    return app
+
+
+def create_rest(serving: Serving, metrics: Metrics) -> FastAPI:
+    """Build what is not relayed: models, health, metrics, and every refusal."""
     app = FastAPI(title="Retort", docs_url=None, redoc_url=None, openapi_url=None)
     explain_errors(app)
-    for path in ENDPOINTS:
+    for path in ENDPOINTS:  # so that other methods are told which one is right
         app.router.routes.append(Path(path, Relay(serving), methods=["POST"]))
 
     async def admit(request: Request) -> None:

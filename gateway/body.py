@@ -14,7 +14,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: If it exceeds ``limit`` bytes.
-        RequestError: If the client leaves before its end.
+        RequestError: If the client leaves, or is cut off, before its end.
     """
     chunks: list[bytes] = []
     size = 0

@@ -4,7 +4,7 @@ Engines take bodies that bring them down: a prompt list without end, ``n`` in th
 schema that takes minutes to compile. What is bounded here is refused before any engine sees it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import orjson
@@ -70,7 +70,12 @@ def check_bounds(parsed: Json, bounds: Bounds) -> None:
     """
     if is_deeper(parsed, bounds.max_depth):
         raise RequestError(f"the body nests deeper than max_depth ({bounds.max_depth})")
-    for name, size, limit, key in _sizes(parsed, bounds):
+    for name, value in parsed.items():
+        known = SIZES.get(name)
+        if known is None or value is None:
+            continue
+        key, size_of = known
+        size, limit = size_of(name, value), getattr(bounds, key)
         if size > limit:
             raise RequestError(f"{name} is {size}, more than {key} ({limit})", name)
 
@@ -115,39 +120,38 @@ def is_deeper(value: object, depth: int) -> bool:
     return True
 
 
-def number(parsed: Json, name: str) -> int | None:
-    """A field that must be a number where it is there.
+def number(name: str, value: object) -> int:
+    """A field that must be a number.
 
     Raises:
         RequestError: If it is something else; engines read numbers out of strings.
     """
-    value = parsed.get(name)
-    if value is None:
-        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(f"{name} is {value!r}, expected a number", name)
     return int(min(value, 2**63))
 
 
-def _sizes(parsed: Json, bounds: Bounds) -> Iterator[tuple[str, int, int, str]]:
-    """Each size found, with its limit and the limit's name."""
-    for name in ("n", "best_of"):
-        yield name, number(parsed, name) or 0, bounds.max_choices, "max_choices"
-    for name in COUNTED:
-        yield name, number(parsed, name) or 0, bounds.max_tokens, "max_tokens"
-    for name in ("messages", "input"):
-        yield name, _length(parsed, name), bounds.max_messages, "max_messages"
-    for name in ("stop", "stop_sequences", "stop_token_ids"):
-        yield name, _length(parsed, name), bounds.max_stop, "max_stop"
-    prompt = parsed.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        yield "prompt", len(prompt), bounds.max_prompts, "max_prompts"
-    for name in SCHEMAS:
-        if parsed.get(name) is not None:
-            size = len(orjson.dumps(parsed[name]))
-            yield name, size, bounds.max_schema_bytes, "max_schema_bytes"
-
-
-def _length(parsed: Json, name: str) -> int:
-    value = parsed.get(name)
+def _length(_: str, value: object) -> int:
     return len(value) if isinstance(value, list) else 0
+
+
+def _prompts(_: str, value: object) -> int:
+    """Prompts in a list; a list of token ids is one."""
+    is_many = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
+    return len(value) if is_many and isinstance(value, list) else 1
+
+
+def _json_bytes(_: str, value: object) -> int:
+    return len(orjson.dumps(value))
+
+
+SizeOf = Callable[[str, object], int]
+SIZES: Mapping[str, tuple[str, SizeOf]] = {
+    **dict.fromkeys(("n", "best_of"), ("max_choices", number)),
+    **dict.fromkeys(COUNTED, ("max_tokens", number)),
+    **dict.fromkeys(("messages", "input"), ("max_messages", _length)),
+    **dict.fromkeys(("stop", "stop_sequences", "stop_token_ids"), ("max_stop", _length)),
+    "prompt": ("max_prompts", _prompts),
+    **dict.fromkeys(SCHEMAS, ("max_schema_bytes", _json_bytes)),
+}
+"""Fields that are bounded: the bound's key, and how their size is taken."""

@@ -11,6 +11,7 @@ from capture.config import read_table
 from capture.errors import ConfigError
 from gateway.bounds import Bounds
 from gateway.guards import Guards
+from gateway.keys import Quota
 
 MAX_PORT = 65535
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,6 +129,8 @@ class GatewayConfig(BaseModel):
         run_dir: Folder for engine logs, the admin key and the default state store.
         state_url: SQLAlchemy URL of the state store; default: SQLite in ``run_dir``.
         max_body_bytes: Largest request body that is accepted.
+        max_header_bytes: Largest request line and headers together.
+        request_timeout_seconds: Longest time that a request may take to arrive.
         connect_timeout_seconds: Longest wait for a connection to an engine.
         idle_timeout_seconds: Longest silence of an engine while it answers.
         auth: ``keys`` asks every request for an API key, ``none`` none of them; default: ``keys``
@@ -144,6 +147,8 @@ class GatewayConfig(BaseModel):
     run_dir: Path = Path("run")
     state_url: str | None = None
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    max_header_bytes: Annotated[int, Field(gt=0)] = 65_536
+    request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     idle_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     auth: Literal["keys", "none"] | None = None
@@ -166,6 +171,11 @@ class GatewayConfig(BaseModel):
             return self.auth == "keys"
         host = host_and_port(self.listen)[0].strip("[]")
         return host != "localhost" and not (is_address(host) and ip_address(host).is_loopback)
+
+    @property
+    def quotas(self) -> dict[str, Quota]:
+        """What tenants may ask, by name."""
+        return {name: Quota(**tenant.model_dump()) for name, tenant in self.tenants.items()}
 
     @property
     def state_store(self) -> str:

@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.bounds import Bounds, Json, check_bounds, check_fields, number
+from gateway.bounds import Bounds, Json, check_bounds, check_fields
+from gateway.endpoints import ENDPOINTS
 from gateway.errors import RequestError
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Request
 from gateway.keys import ApiKey, KeyRing
 from gateway.limits import Limiter, Reservation
 
 TAG = "retort"
 BYTES_PER_TOKEN = 4  # of a body, about; only until the engine has counted
+BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 ASSUMED_TOKENS = 1024  # of an answer, where the request sets no bound
 
 
@@ -59,16 +61,16 @@ class Gate:
         """What keeps a tenant's cached prefixes its own."""
         return None if key is None or self.ring is None else self.ring.cache_salt(key.tenant)
 
-    def reserve(self, key: ApiKey | None, body: bytes, parsed: Json) -> Reservation | None:
+    def reserve(self, request: Request) -> Reservation | None:
         """Take what a request may need out of its quotas.
 
         Raises:
             RateLimitError: If a minute's quota is used up.
             BudgetError: If a budget is.
         """
-        if key is None:
+        if request.key is None:
             return None
-        return self.limiter.reserve(key, needed(body, parsed), time.monotonic())
+        return self.limiter.reserve(request.key, needed(request), time.monotonic())
 
     def settle(self, reservation: Reservation | None, exchange: Exchange | None = None) -> None:
         """Replace what was reserved by what the exchange took: nothing if there was none."""
@@ -80,20 +82,28 @@ class Gate:
         self.tokens[reservation.key_id] += tokens
 
 
-def needed(body: bytes, parsed: Json) -> int:
+def needed(request: Request) -> int:
     """Tokens that a request may take."""
-    bounds = [number(parsed, name) for name in ("max_completion_tokens", "max_tokens")]
-    longest = max((bound for bound in bounds if bound is not None), default=ASSUMED_TOKENS)
-    return len(body) // BYTES_PER_TOKEN + longest * (number(parsed, "n") or 1)
+    prompt, parsed = len(request.body) // BYTES_PER_TOKEN, request.parsed
+    if not ENDPOINTS[request.endpoint].generates:
+        return prompt
+    longest = max((known for name in BOUNDS if (known := _number(parsed, name))), default=0)
+    return prompt + (longest or ASSUMED_TOKENS) * (_number(parsed, "n") or 1)
+
+
+def _number(parsed: Json, name: str) -> int:
+    value = parsed.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def taken(exchange: Exchange) -> int:
-    """Tokens that an ended exchange took: as the engine counted, else its events."""
-    if exchange.status == "rejected" or exchange.http_status is None:
+    """Tokens that an ended exchange took: as the engine counted, else about as many."""
+    answer, request = exchange.answer, exchange.request
+    if exchange.status == "rejected" or (exchange.http_status is None and not exchange.aborted):
         return 0
-    answer = exchange.answer
-    prompt = answer.prompt_tokens
-    completion = answer.completion_tokens
+    if not ENDPOINTS[request.endpoint].generates:
+        return answer.prompt_tokens or 0
+    prompt, completion = answer.prompt_tokens, answer.completion_tokens
     if prompt is None:
-        prompt = len(exchange.request.body) // BYTES_PER_TOKEN
+        prompt = len(request.body) // BYTES_PER_TOKEN
     return prompt + (answer.num_pieces if completion is None else completion)

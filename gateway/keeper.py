@@ -71,7 +71,7 @@ class Keeper:
         if exchange.wire is not None and wire is not None:
             offers.append(partial(wire.offer, exchange, exchange.wire))
         offers.append(partial(self._spool.offer, exchange, exchange.num_bytes))
-        steps: dict[str, list[asyncio.Future[None]]] = {name: [] for name in WAITS_FOR[promise]}
+        steps: dict[str, list[asyncio.Future[bool]]] = {name: [] for name in WAITS_FOR[promise]}
         for offer in offers:
             begun = {name: self._patience[name].begin() for name in steps}
             if offer(**{name: tell for name, (_, tell) in begun.items()}):
@@ -92,25 +92,37 @@ class _Patience:
         self._seconds = seconds
         self._is_at_end = False
 
-    def begin(self) -> tuple["asyncio.Future[None]", Written]:
-        """What is done once a row has taken the step, and what any thread says so with."""
+    def begin(self) -> tuple["asyncio.Future[bool]", Written]:
+        """What says whether a row has taken the step, and what any thread tells it with."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        step: asyncio.Future[bool] = loop.create_future()
 
         def resolve() -> None:
             self._is_at_end = False
-            if not done.done():
-                done.set_result(None)
+            _settle(step, is_done=True)
 
         def tell() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(resolve)
 
-        return done, tell
+        return step, tell
 
-    async def wait(self, steps: "Sequence[asyncio.Future[None]]") -> bool:
+    async def wait(self, steps: "Sequence[asyncio.Future[bool]]") -> bool:
         """Wait for all of them, and return whether they are done."""
-        if steps and not self._is_at_end:
-            _, missing = await asyncio.wait(steps, timeout=self._seconds)
-            self._is_at_end = bool(missing)
-        return all(step.done() for step in steps)
+        if self._is_at_end:
+            return all(step.done() for step in steps)
+        timer = asyncio.get_running_loop().call_later(self._seconds, _give_up, steps)
+        are_done = [await step for step in steps]
+        timer.cancel()
+        self._is_at_end = not all(are_done)
+        return not self._is_at_end
+
+
+def _give_up(steps: "Sequence[asyncio.Future[bool]]") -> None:
+    for step in steps:
+        _settle(step, is_done=False)
+
+
+def _settle(step: "asyncio.Future[bool]", *, is_done: bool) -> None:
+    if not step.done():
+        step.set_result(is_done)

@@ -11,33 +11,51 @@ from starlette.types import ASGIApp
 
 from gateway.config import host_and_port
 from gateway.errors import PortTakenError
+from gateway.http import BoundedHttp, HttpConfig
 
 GRACE_SECONDS = 30.0
+MAX_HEAD_BYTES = 65_536
+REQUEST_SECONDS = 60.0
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # seconds, seconds, times
 BACKLOG = 2048
 
 
 @asynccontextmanager
 async def listening(
-    asgi: ASGIApp, address: str, grace_seconds: float = GRACE_SECONDS
+    asgi: ASGIApp,
+    address: str,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    max_head_bytes: int = MAX_HEAD_BYTES,
+    request_seconds: float = REQUEST_SECONDS,
 ) -> AsyncIterator["Listener"]:
     """Serve an app on an address; requests under way finish before the context is left.
 
     Those that take longer than the grace are cut off.
 
+    Args:
+        asgi: The app.
+        address: ``host:port``.
+        grace_seconds: How long requests under way have to finish.
+        max_head_bytes: Largest request line and headers.
+        request_seconds: Longest time that a request may take to arrive.
+
     Raises:
         PortTakenError: If the address cannot be bound.
     """
     host, port = host_and_port(address)
-    server = Listener(
-        uvicorn.Config(
-            *(asgi, host, port),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-        )
+    config = HttpConfig(
+        *(asgi, host, port),
+        http=BoundedHttp,
+        log_level="warning",
+        proxy_headers=False,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        date_header=False,
     )
+    config.max_head_bytes, config.request_seconds = max_head_bytes, request_seconds
+    server = Listener(config)
     with bound(host, port) as listener:
         task = asyncio.create_task(server.serve([listener]))
         try:
@@ -62,6 +80,10 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         # Without it a small write waits for the client's delayed acknowledgement: 40 ms per
         # answer. Connections inherit it; asyncio sets it only where the protocol is named.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that is gone without a word is noticed within two minutes.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         try:
             listener.bind((host.strip("[]"), port))
             listener.listen(BACKLOG)  # who connects from now on waits for the server

@@ -2,7 +2,7 @@
 
 from collections import Counter as Totals
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -32,6 +32,7 @@ class Metrics:
     late: Counter
     engine_up: Gauge
     engine_crashes: Counter
+    _ends: dict[tuple[str, ...], "_Ends"] = field(default_factory=dict)
 
     @classmethod
     def create(cls, spool: Path) -> "Metrics":
@@ -102,10 +103,25 @@ class Metrics:
     def observe(self, exchange: Exchange) -> None:
         """Count one ended exchange."""
         where = (exchange.request.route, exchange.deployment.name, exchange.role)
-        self.requests.labels(*where, exchange.status).inc()
-        self.duration.labels(*where).observe(exchange.duration_seconds)
+        labels = (*where, exchange.status)
+        ends = self._ends.get(labels)
+        if ends is None:
+            counted = self.requests.labels(*labels)
+            ends = _Ends(counted, self.duration.labels(*where), self.ttft.labels(*where))
+            self._ends[labels] = ends
+        ends.requests.inc()
+        ends.duration.observe(exchange.duration_seconds)
         if exchange.ttft_seconds is not None:
-            self.ttft.labels(*where).observe(exchange.ttft_seconds)
+            ends.ttft.observe(exchange.ttft_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What is counted of an end, its labels looked up once."""
+
+    requests: Counter
+    duration: Histogram
+    ttft: Histogram
 
 
 def _seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:

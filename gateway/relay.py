@@ -6,15 +6,15 @@ have received the whole answer.
 """
 
 import asyncio
-import contextlib
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from random import Random
 
 import aiohttp
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
@@ -39,6 +39,7 @@ from gateway.upstream import Upstream, forwarded_headers, returned_headers
 from gateway.wiring import REFUSALS, Wire, stripped
 
 OK = 200
+RANDOM = Random(os.urandom(32))  # noqa: S311  ids need to be unique, not secret
 CONTENT_LENGTH = b"content-length"
 
 
@@ -86,21 +87,32 @@ class Relay:
             await refusal(error)(scope, receive, send)
             return
         self._serving.on_begun(exchange)
-        relaying = asyncio.ensure_future(self._relay(exchange, scope, receive, send))
-        leaving = asyncio.ensure_future(receive())  # can only be the client's disconnect
         try:
-            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not relaying.done():
-                exchange.aborted = True
-                relaying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await relaying
+            await self._serve(exchange, scope, receive, send)
         finally:
-            relaying.cancel()
-            leaving.cancel()
             await self._record(exchange)
             self._serving.gate.settle(exchange.reservation, exchange)
             self._serving.on_ended(exchange)
+
+    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay until the answer is out or the client leaves, whichever comes first."""
+        serving = asyncio.current_task()
+
+        def on_left(_: object) -> None:
+            if exchange.ended is None and serving is not None:
+                exchange.aborted = True
+                serving.cancel()
+
+        leaving = asyncio.ensure_future(receive())  # can only be the client's disconnect
+        leaving.add_done_callback(on_left)
+        try:
+            await self._relay(exchange, scope, receive, send)
+        except asyncio.CancelledError:
+            if not exchange.aborted or serving is None:
+                raise
+            serving.uncancel()
+        finally:
+            leaving.cancel()
 
     async def _read(self, scope: Scope, receive: Receive, key: ApiKey | None) -> Request:
         """Read and check a body.
@@ -152,7 +164,7 @@ class Relay:
         generates = ENDPOINTS[request.endpoint].generates
         captured = deployment.capture and keeping.allows_capture and generates
         exchange = Exchange(
-            *(uuid.uuid4().hex, request, deployment, role),
+            *(f"{RANDOM.getrandbits(128):032x}", request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
             reservation=self._reserve(request),
@@ -166,7 +178,7 @@ class Relay:
     def _reserve(self, request: Request) -> Reservation | None:
         """Take room in its quotas and in the log for one exchange, or for none."""
         gate = self._serving.gate
-        reservation = gate.reserve(request.key, request.body, request.parsed)
+        reservation = gate.reserve(request)
         try:
             self._serving.keeper.begin()
         except GatewayError:
@@ -227,18 +239,52 @@ class Relay:
             headers = [(name, value) for name, value in headers if name.lower() != CONTENT_LENGTH]
             chunks = stripped(chunks, exchange.wire, stream=exchange.request.stream)
             missing = None
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        start = {"type": "http.response.start", "status": response.status, "headers": headers}
+        if missing is None:
+            await send(start)
+            await self._pass_stream(exchange, chunks, send)
+        else:
+            await self._pass_body(exchange, chunks, missing, start, send)
+
+    async def _pass_body(
+        self,
+        exchange: Exchange,
+        chunks: AsyncIterator[bytes],
+        missing: int,
+        start: Message,
+        send: Send,
+    ) -> None:
+        """Pass on a body of known length; its head goes with its first bytes, in one write."""
+        async for chunk in chunks:
+            self._take(exchange, chunk)
+            missing -= len(chunk)
+            if not missing:
+                await self._record(exchange)
+            if len(exchange.chunks) == 1:
+                await send(start)
+            await send({"type": "http.response.body", "body": chunk, "more_body": missing > 0})
+        if not exchange.chunks:
+            await self._record(exchange)
+            await send(start)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_stream(
+        self, exchange: Exchange, chunks: AsyncIterator[bytes], send: Send
+    ) -> None:
+        """Pass on a body that ends when it ends."""
         end = StreamEnd(ENDPOINTS[exchange.request.endpoint])
         async for chunk in chunks:
-            if exchange.first_byte is None:
-                exchange.first_byte = time.monotonic()
-            exchange.chunks.append(chunk)
-            missing = None if missing is None else missing - len(chunk)
-            if missing == 0 or end.is_reached(chunk):
+            self._take(exchange, chunk)
+            if end.is_reached(chunk):
                 await self._record(exchange)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._record(exchange)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _take(self, exchange: Exchange, chunk: bytes) -> None:
+        if exchange.first_byte is None:
+            exchange.first_byte = time.monotonic()
+        exchange.chunks.append(chunk)
 
     async def _record(self, exchange: Exchange) -> None:
         """Hand the ended exchange to the spool, once, and wait as long as the promise asks."""

@@ -61,6 +61,8 @@ class Reloader:
         changed, waiting = taken.differences(self._current), taken.differences(read)
         self._current = taken
         self._serving.config = taken.gateway
+        self._serving.gate.bounds = taken.gateway.bounds
+        self._serving.gate.limiter.tenants = taken.gateway.quotas
         self._serving.redactor = Redactor(taken.capture.redact)
         logger.info("configuration reloaded; changed: %s", ", ".join(changed) or "nothing")
         if waiting:
@@ -70,15 +72,16 @@ class Reloader:
 def take(started: Settings, read: Settings) -> Settings:
     """The settings that started, with what may change while they serve (pure).
 
-    That is how large a body may be, what is redacted, and of each route what it captures, what it
-    promises, and how its next rollout is tried. Capturing in a way that a route was not started
-    for needs an engine with the tap, or a spool of its own.
+    That is how large a body and its parts may be, what tenants may ask, what is redacted, and of
+    each route what it captures, what it promises, and how its next rollout is tried. Capturing in
+    a way that a route was not started for needs an engine with the tap, or a spool of its own.
     """
     routes = {
         name: _take_route(route, read.gateway.routes.get(name, route))
         for name, route in started.gateway.routes.items()
     }
-    changes = {"max_body_bytes": read.gateway.max_body_bytes, "routes": routes}
+    at_once = ("max_body_bytes", "bounds", "tenants")
+    changes = {"routes": routes, **{name: getattr(read.gateway, name) for name in at_once}}
     return Settings(
         started.gateway.model_copy(update=changes),
         started.capture.model_copy(update={"redact": read.capture.redact}),

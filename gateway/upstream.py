@@ -41,6 +41,7 @@ class Upstream:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),  # what one client is given is no other's
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
         )

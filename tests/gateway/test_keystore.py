@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.errors import ApiKeyError, BudgetError, KeyNotFoundError, StateStoreError
+from gateway.exchange import Request
 from gateway.gate import Gate
 from gateway.keyholder import Keyholder
 from gateway.keys import ApiKey, Quota
@@ -71,6 +72,10 @@ def test_what_many_gateways_use_at_once_adds_up(url: str, store: KeyStore) -> No
     assert list(store.keys().values()) == [Used(40, tokens)] * 2
 
 
+def request(key: ApiKey, **parsed: object) -> Request:
+    return Request("/v1/completions", "support", b"", parsed, False, "", key)
+
+
 async def test_the_gate_and_the_store_learn_from_each_other(url: str, store: KeyStore) -> None:
     key, text = made(quota=Quota(token_budget=100))
     headers = {b"authorization": f"Bearer {text}".encode()}
@@ -85,7 +90,6 @@ async def test_the_gate_and_the_store_learn_from_each_other(url: str, store: Key
     await here.refresh()
     await there.refresh()
     assert gate.admit(headers) == key
-    gate.settle(gate.reserve(key, b"x" * 360, {"max_tokens": 0}), None)
     gate.requests[key.id] += 1
     gate.tokens[key.id] += 90
     await here.refresh()
@@ -93,7 +97,7 @@ async def test_the_gate_and_the_store_learn_from_each_other(url: str, store: Key
 
     assert store.keys() == {key: Used(1, 90)}
     with pytest.raises(BudgetError, match="10 tokens of the budget are left"):
-        other.reserve(key, b"", {"max_tokens": 11})
+        other.reserve(request(key, max_tokens=11))
     store.revoke(key.id)
     await there.refresh()
     with pytest.raises(ApiKeyError):

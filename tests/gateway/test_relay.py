@@ -67,7 +67,7 @@ async def stand(
         )
         deployment = Deployment("teacher", engine_url, "teacher", "rev", capture=True)
         table = RouteTable({"support": Route(deployment)})
-        upstream = Upstream.create(1.0, config.idle_timeout_seconds)
+        upstream = Upstream.create(config.connect_timeout_seconds, config.idle_timeout_seconds)
         spool = Spool(folder / "spool", "exchanges", encode, limits=limits)
         metrics = Metrics.create(folder / "spool")
         ended: asyncio.Queue[Exchange] = asyncio.Queue()

@@ -9,29 +9,36 @@ BASE = """
 url = "http://127.0.0.1:1"
 capture = "{capture}"
 {route}
+{gateway}
 [capture]
 {table}
 """
 
 
-def settings(folder: Path, *, capture: str = "full", route: str = "", table: str = "") -> Settings:
+def settings(
+    folder: Path, *, capture: str = "full", route: str = "", table: str = "", gateway: str = ""
+) -> Settings:
     path = folder / "retort.toml"
-    path.write_text(BASE.format(capture=capture, route=route, table=table), encoding="utf-8")
+    text = BASE.format(capture=capture, route=route, table=table, gateway=gateway)
+    path.write_text(text, encoding="utf-8")
     return Settings.read(path)
 
 
 def test_limits_redaction_promises_and_rollouts_change_at_once(tmp_path: Path) -> None:
     started = settings(tmp_path)
     route = 'promise = "strict"\nrollout.steps = [0.5]\nguards.agreement_min = 0.5'
-    read = settings(tmp_path, route=route, table='redact.enabled = ["email"]')
+    gateway = "[gateway.tenants.acme]\ntoken_budget = 5\n[gateway.bounds]\nmax_stop = 1"
+    read = settings(tmp_path, route=route, table='redact.enabled = ["email"]', gateway=gateway)
 
     taken = take(started, read)
 
     assert taken == read
     assert taken.differences(started) == [
+        "[gateway].bounds.max_stop",
         "[gateway].routes.support.guards.agreement_min",
         "[gateway].routes.support.promise",
         "[gateway].routes.support.rollout.steps",
+        "[gateway].tenants.acme",
         "[capture].redact.enabled",
     ]
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 Body = dict[str, Any]
 PROMPT_IDS = [5, 6, 7]
+FLOOD = b'data: {"choices": [{"index": 0, "delta": {"content": "' + b"x" * 32_768 + b'"}}]}\n\n'
 
 
 def top_of(number: int, as_ids: object) -> list[tuple[str, float]]:
@@ -44,9 +45,9 @@ class FakeEngine:
 
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
     ends the connection in the middle of an answer, "pause" sends its beginning and no more,
-    "redirect" points elsewhere, "echo ..." gives back what follows. While
-    the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it adds them
-    where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
+    "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end.
+    While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
+    adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
 
     answer: str = '{"intent": "order"}'
@@ -56,6 +57,7 @@ class FakeEngine:
     headers: list[dict[str, str]] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    flooded: int = 0
 
     @property
     def app(self) -> Starlette:
@@ -132,6 +134,10 @@ class FakeEngine:
             self.cancelled.set()
 
     async def events(self, word: str, body: Body) -> AsyncIterator[bytes]:
+        while word == "flood":
+            self.flooded += len(FLOOD)
+            yield FLOOD
+            await asyncio.sleep(0)
         words = self.answer.split(" ")
         for number, part in enumerate(words):
             text = part if number == len(words) - 1 else part + " "

@@ -16,6 +16,7 @@ import psutil
 
 from capture.engine import free_port
 from tests.bench.gateways.load import Target
+from tests.support.retort import RETORT
 
 LITELLM = "litellm[proxy]==1.106.2"
 PORTKEY = "@portkey-ai/gateway@1.15.2"
@@ -49,7 +50,7 @@ def mock_engine(home: Path, cores: str) -> Iterator[Arm]:
 
 @contextmanager
 def retort(engine: str, home: Path, cores: str) -> Iterator[Arm]:
-    """Retort with everything on: capture of texts and tags, metrics, rows that survive us."""
+    """Retort with everything on: keys, quotas, capture, metrics, rows that survive us."""
     port = free_port()
     config = home / "retort.toml"
     config.write_text(
@@ -57,13 +58,19 @@ def retort(engine: str, home: Path, cores: str) -> Iterator[Arm]:
 [gateway]
 listen = "127.0.0.1:{port}"
 admin_listen = "127.0.0.1:{free_port()}"
+auth = "keys"
+[gateway.tenants.bench]
+tokens_per_minute = 1_000_000_000
 [gateway.routes.support]
 url = "{engine}"
 """,
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "gateway", "serve", "-c", str(config)]
-    with running("retort", command, Target(f"http://127.0.0.1:{port}"), home, cores) as arm:
+    limits = ("--requests-per-minute", "100000000", "--token-budget", "1000000000000")
+    create = [*RETORT, "key", "create", "--tenant", "bench", *limits, "-c", str(config)]
+    key = subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip()
+    target = Target(f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"})
+    with running("retort", [*RETORT, "serve", "-c", str(config)], target, home, cores) as arm:
         yield arm
 
 

@@ -15,7 +15,6 @@ from capture.engine import Engine, EngineSpec
 from tests.bench.gateways.arms import retort
 from tests.bench.models import demo_teacher
 
-ROUNDS = 5
 ENGINE_ARGS = ("--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "64")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
@@ -38,7 +37,8 @@ def vllm_ratio(demo: Path, console: Console) -> float:
             with retort(engine.url, home, cores) as ours, (home / "load.log").open("wb") as log:
                 urls = [engine.url, ours.target.url]
                 load = [sys.executable, "-m", "tests.bench.gateways.vllm_load"]
-                command = [*load, str(model), str(ROUNDS), str(out), *urls]
+                key = ours.target.headers["authorization"].removeprefix("Bearer ")
+                command = [*load, str(model), str(out), *urls, "--key", key]
                 if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
                     end = (home / "load.log").read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"vLLM's load failed:\n{end}")

@@ -1,0 +1,97 @@
+"""HTTP/1.1 with bounds on what a client sends: the size of a head, and the time until all is there.
+
+A client that never finishes its request would otherwise hold memory and a socket for ever.
+"""
+
+import asyncio
+
+import httptools
+import orjson
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.errors import RequestError
+
+
+class HttpConfig(uvicorn.Config):
+    """A server's configuration with the bounds of heads.
+
+    Attributes:
+        max_head_bytes: Largest request line and headers together.
+        request_seconds: Longest time that a request may take to arrive.
+    """
+
+    max_head_bytes: int
+    request_seconds: float
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection; refuses what is no HTTP, or too much of it, in OpenAI's form."""
+
+    config: HttpConfig
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0  # of a head not yet whole
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, as long as the head they belong to is not too large."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.config.max_head_bytes and not self.transport.is_closing():
+                self.send_400_response(self._too_large())
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the rest of a request."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        if self._timer is None:
+            self._wait()
+
+    def on_headers_complete(self) -> None:
+        """Let a request in if its head is not too large."""
+        self._in_head = False
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.config.max_head_bytes:
+            raise httptools.HttpParserError(self._too_large())
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Stop waiting: the request is whole."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse and close."""
+        body = orjson.dumps(RequestError(msg).body())
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _too_large(self) -> str:
+        return f"the request's head is larger than max_header_bytes ({self.config.max_head_bytes})"
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self.config.request_seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
