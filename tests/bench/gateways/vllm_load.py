@@ -59,6 +59,6 @@ if __name__ == "__main__":
     command.add_argument("--rounds", type=int, default=5)
     command.add_argument("--served", default="support")
     command.add_argument("--key", default="", help="an API key, for servers that ask for one")
-    command.add_argument("--requests", type=int, default=192)
+    command.add_argument("--requests", type=int, default=128)
     command.add_argument("--streams", type=int, default=64)
     measure(command.parse_args())
