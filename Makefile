@@ -20,9 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install
 	$(BIN)/retort demo
 
-# Two files at a time, in the order that tests/conftest.py gives them.
+# Two files at a time, grouped and ordered as tests/conftest.py says.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -6,19 +6,21 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
 from gateway.metrics import Metrics
-from gateway.refusal import explain_errors
+from gateway.refusal import broken, explain_errors
 from gateway.relay import Relay, Serving
 
 
 def create_app(serving: Serving, metrics: Metrics) -> ASGIApp:
     """Build the ASGI app; whoever calls it opens and closes what it is given."""
-    relay, rest = Relay(serving), create_rest(serving, metrics)
+    relay = ServerErrorMiddleware(Relay(serving), handler=broken)
+    rest = create_rest(serving, metrics)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """Let the hot path go past router and middleware."""

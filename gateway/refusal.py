@@ -28,6 +28,9 @@ def explain_errors(app: FastAPI) -> None:
         said = RequestError(f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(said.body(), error.status_code, error.headers)
 
-    @app.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return refusal(GatewayError("the gateway failed; its log says why"))
+    app.add_exception_handler(Exception, broken)
+
+
+async def broken(_: Request, __: Exception) -> JSONResponse:
+    """The answer to a bug of ours."""
+    return refusal(GatewayError("the gateway failed; its log says why"))

@@ -23,8 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker ends minutes after the other."""
+    """Give each worker whole files, first those that take longest, so that both end together.
+
+    Files that share an engine go to one worker, which starts it once.
+    """
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    sharing = {item.path for item in items if "tapped" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "tapped" if item.path in sharing else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
