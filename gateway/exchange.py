@@ -60,6 +60,8 @@ class Exchange:
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
         aborted: Whether the client left first, or the rollout that a shadow was for.
+        has_begun: Whether the client has the answer's head.
+        is_open_ended: Whether its body ends when it ends, its length unknown.
         first_byte: Monotonic seconds of the answer's first byte.
         ended: Monotonic seconds of its last.
     """
@@ -77,6 +79,8 @@ class Exchange:
     http_status: int | None = None
     error_type: str | None = None
     aborted: bool = False
+    has_begun: bool = False
+    is_open_ended: bool = False
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     first_byte: float | None = None
@@ -99,7 +103,8 @@ class Exchange:
     @property
     def streams_events(self) -> bool:
         """Whether the client is reading server-sent events."""
-        return self.request.stream and self.http_status == 200  # noqa: PLR2004
+        is_stream = self.request.stream and self.is_open_ended
+        return is_stream and self.http_status == 200  # noqa: PLR2004
 
     @property
     def ttft_seconds(self) -> float | None:

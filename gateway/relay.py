@@ -202,7 +202,7 @@ class Relay:
                 await self._pass_on(exchange, response, send)
         except GatewayError as error:
             exchange.error_type = error.code
-            if exchange.http_status is None:
+            if not exchange.has_begun:
                 await refusal(error)(scope, receive, send)
             elif exchange.streams_events:
                 await self._record(exchange)
@@ -241,6 +241,7 @@ class Relay:
             missing = None
         start = {"type": "http.response.start", "status": response.status, "headers": headers}
         if missing is None:
+            exchange.has_begun = exchange.is_open_ended = True
             await send(start)
             await self._pass_stream(exchange, chunks, send)
         else:
@@ -260,10 +261,12 @@ class Relay:
             missing -= len(chunk)
             if not missing:
                 await self._record(exchange)
-            if len(exchange.chunks) == 1:
+            if not exchange.has_begun:
+                exchange.has_begun = True
                 await send(start)
             await send({"type": "http.response.body", "body": chunk, "more_body": missing > 0})
-        if not exchange.chunks:
+        if not exchange.has_begun:
+            exchange.has_begun = True
             await self._record(exchange)
             await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -177,6 +177,18 @@ async def test_a_stream_that_the_engine_breaks_off_ends_with_an_error_event(
     assert row["response_text"] == ['{"intent": ']
 
 
+async def test_an_engine_that_dies_after_its_answers_head_gives_a_clear_error(
+    tmp_path: Path,
+) -> None:
+    async with stand(tmp_path) as s:
+        answer = await s.client.post("/v1/chat/completions", json=chat("vanish"))
+        (row,) = await s.rows()
+
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "engine_failed"
+    assert (row["status"], row["error_type"]) == ("failed", "engine_failed")
+
+
 async def test_an_engine_that_is_down_gives_a_clear_error(tmp_path: Path) -> None:
     async with stand(tmp_path) as s:
         nowhere = Deployment("teacher", "http://127.0.0.1:9", "m", None, capture=False)

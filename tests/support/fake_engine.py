@@ -14,6 +14,11 @@ from starlette.routing import Route
 
 Body = dict[str, Any]
 PROMPT_IDS = [5, 6, 7]
+ERRORS = {
+    "fail": (500, "server_error", "out of memory"),
+    "refuse": (400, "invalid_request_error", "bad"),
+    "unknown": (400, "invalid_request_error", "unknown field"),
+}
 FLOOD = b'data: {"choices": [{"index": 0, "delta": {"content": "' + b"x" * 32_768 + b'"}}]}\n\n'
 
 
@@ -45,7 +50,8 @@ class FakeEngine:
 
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
     ends the connection in the middle of an answer, "pause" sends its beginning and no more,
-    "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end.
+    "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end,
+    "vanish" ends the connection after the head of an answer.
     While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
     adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
@@ -100,18 +106,21 @@ class FakeEngine:
 
     def refused(self, word: str, body: Body) -> Response | None:
         """What is answered instead of a completion, if anything."""
-        if word == "fail":
-            error = {"message": "out of memory", "type": "server_error", "code": None}
-            return JSONResponse({"error": error}, 500)
         if word == "redirect":
             return RedirectResponse("http://169.254.169.254/", 307)
+        if word == "vanish":
+            return StreamingResponse(self.nothing(), headers={"content-length": "100"})
         if word.startswith("echo "):
             return JSONResponse({"choices": [{"index": 0, "message": {"content": word[5:]}}]})
-        message = "bad" if word == "refuse" else "unknown field"
-        if word == "refuse" or (not self.knows_ids and "return_token_ids" in body):
-            error = {"message": message, "type": "invalid_request_error", "code": None}
-            return JSONResponse({"error": error}, 400)
-        return None
+        is_unknown = not self.knows_ids and "return_token_ids" in body
+        status, kind, message = ERRORS.get("unknown" if is_unknown else word, (0, "", ""))
+        error = {"message": message, "type": kind, "code": None}
+        return JSONResponse({"error": error}, status) if status else None
+
+    async def nothing(self) -> AsyncIterator[bytes]:
+        for piece in list[bytes]():
+            yield piece
+        raise ConnectionResetError("the engine died")
 
     async def complete(self, request: Request) -> Response:
         if self.hold is not None and self.hold.exists():
