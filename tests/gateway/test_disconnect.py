@@ -10,6 +10,7 @@ import pytest
 from capture.account import read_counts
 from tests.gateway.test_relay import Stand, chat, stand
 
+pytestmark = pytest.mark.timeout(180)
 NUM_LEAVING = 1000
 FILES_EACH = 8  # of client, gateway and engine, all in this process
 

@@ -149,7 +149,9 @@ def test_openais_client_for_node(gateway: str, tmp_path: Path) -> None:
     if node is None or npm is None:
         pytest.skip("Node.js and npm are not installed")
     install = [npm, "install", "--silent", "--no-audit", "--no-fund", "openai@6"]
-    subprocess.run(install, check=True, cwd=tmp_path)
+    installed = subprocess.run(install, check=False, cwd=tmp_path, capture_output=True, text=True)
+    if installed.returncode != 0:
+        pytest.skip(f"npm cannot install OpenAI's client here: {installed.stderr[-200:]}")
     (tmp_path / "client.mjs").write_text(NODE_CLIENT, encoding="utf-8")
     done = subprocess.run(
         [node, "client.mjs", gateway], cwd=tmp_path, capture_output=True, text=True, check=False
