@@ -135,10 +135,11 @@ def _length(_: str, value: object) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _prompts(_: str, value: object) -> int:
+def num_prompts(value: object) -> int:
     """Prompts in a list; a list of token ids is one."""
-    is_many = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
-    return len(value) if is_many and isinstance(value, list) else 1
+    if isinstance(value, list) and value and not isinstance(value[0], int):
+        return len(value)
+    return 1
 
 
 def _json_bytes(_: str, value: object) -> int:
@@ -151,7 +152,7 @@ SIZES: Mapping[str, tuple[str, SizeOf]] = {
     **dict.fromkeys(COUNTED, ("max_tokens", number)),
     **dict.fromkeys(("messages", "input"), ("max_messages", _length)),
     **dict.fromkeys(("stop", "stop_sequences", "stop_token_ids"), ("max_stop", _length)),
-    "prompt": ("max_prompts", _prompts),
+    "prompt": ("max_prompts", lambda _, value: num_prompts(value)),
     **dict.fromkeys(SCHEMAS, ("max_schema_bytes", _json_bytes)),
 }
 """Fields that are bounded: the bound's key, and how their size is taken."""

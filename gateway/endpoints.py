@@ -15,13 +15,14 @@ class Endpoint:
     Attributes:
         path: Same before and behind the gateway.
         generates: Whether a model writes text: only then there is something to capture or shadow.
-        endings: What the last event of a stream holds, one of them.
+        endings: Lines one of which the last event of a stream holds. With their line end, which a
+            JSON text cannot hold: no answer can be taken for them.
         names_events: Whether streams say each event's name, as an ``event:`` line.
     """
 
     path: str
     generates: bool = True
-    endings: tuple[bytes, ...] = (b"data: [DONE]",)
+    endings: tuple[bytes, ...] = (b"data: [DONE]\n",)
     names_events: bool = False
 
     def error_event(self, error: GatewayError) -> bytes:
@@ -39,10 +40,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         Endpoint("/v1/completions"),
         Endpoint(
             "/v1/responses",
-            endings=(b"response.completed", b"response.incomplete", b"response.failed"),
+            endings=(
+                b"event: response.completed\n",
+                b"event: response.incomplete\n",
+                b"event: response.failed\n",
+            ),
             names_events=True,
         ),
-        Endpoint("/v1/messages", endings=(b"message_stop",), names_events=True),
+        Endpoint("/v1/messages", endings=(b"event: message_stop\n",), names_events=True),
         Endpoint("/v1/messages/count_tokens", generates=False),
         Endpoint("/v1/embeddings", generates=False),
         Endpoint("/tokenize", generates=False),

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.bounds import Bounds, Json, check_bounds, check_fields
+from gateway.bounds import Bounds, Json, check_bounds, check_fields, num_prompts
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import RequestError
 from gateway.exchange import Exchange, Request
@@ -74,7 +74,7 @@ class Gate:
 
     def settle(self, reservation: Reservation | None, exchange: Exchange | None = None) -> None:
         """Replace what was reserved by what the exchange took: nothing if there was none."""
-        if reservation is None or reservation.is_settled:
+        if reservation is None:
             return
         tokens = 0 if exchange is None else taken(exchange)
         self.limiter.settle(reservation, tokens)
@@ -87,13 +87,15 @@ def needed(request: Request) -> int:
     prompt, parsed = len(request.body) // BYTES_PER_TOKEN, request.parsed
     if not ENDPOINTS[request.endpoint].generates:
         return prompt
-    longest = max((known for name in BOUNDS if (known := _number(parsed, name))), default=0)
-    return prompt + (longest or ASSUMED_TOKENS) * (_number(parsed, "n") or 1)
+    longest = max(_number(parsed, name) for name in BOUNDS) or ASSUMED_TOKENS
+    choices = max(1, _number(parsed, "n"), _number(parsed, "best_of"))
+    return prompt + longest * choices * num_prompts(parsed.get("prompt"))
 
 
 def _number(parsed: Json, name: str) -> int:
+    """A number of the body, 0 if it is none or negative: nobody reserves less than nothing."""
     value = parsed.get(name)
-    return value if isinstance(value, int) else 0
+    return max(0, int(value)) if isinstance(value, int | float) else 0
 
 
 def taken(exchange: Exchange) -> int:

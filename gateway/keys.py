@@ -34,11 +34,6 @@ class Quota:
     tokens_per_minute: int | None = None
     token_budget: int | None = None
 
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether tokens are limited at all."""
-        return self.tokens_per_minute is not None or self.token_budget is not None
-
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:

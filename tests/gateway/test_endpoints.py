@@ -8,10 +8,10 @@ from gateway.endpoints import ENDPOINTS, StreamEnd
 
 STREAMS = {
     "/v1/chat/completions": b'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: [DONE]\n\n',
-    "/v1/completions": b'data: {"text": "[DONE]"}\n\ndata: [DONE]\n\n',
-    "/v1/responses": b'event: response.created\ndata: {"a": 1}\n\n'
+    "/v1/completions": b'data: {"text": "data: [DONE]"}\n\ndata: [DONE]\n\n',
+    "/v1/responses": b'event: a\ndata: {"delta": "event: response.completed"}\n\n'
     b'event: response.completed\ndata: {"type":"response.completed","text":"a"}\n\n',
-    "/v1/messages": b"event: message_start\ndata: {}\n\n"
+    "/v1/messages": b'event: a\ndata: {"text": "event: message_stop\\n"}\n\n'
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
 }
 

@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -145,9 +144,3 @@ def admitted(gate: Gate, key: ApiKey, text: str) -> bool:
         return gate.ring is not None and gate.admit({b"x-api-key": text.encode()}) == key
     except ApiKeyError:
         return False
-
-
-def test_a_quota_without_tokens_says_so() -> None:
-    key, _ = made(quota=Quota(requests_per_minute=1))
-    assert not key.quota.counts_tokens
-    assert replace(key.quota, token_budget=1).counts_tokens
