@@ -11,7 +11,9 @@ from capture.config import read_table
 from capture.errors import ConfigError
 from gateway.bounds import Bounds
 from gateway.guards import Guards
+from gateway.health import PoolConfig
 from gateway.keys import Quota
+from gateway.timeouts import Timeouts
 
 MAX_PORT = 65535
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -21,13 +23,16 @@ class EngineConfig(BaseModel):
     """How the engines of a route are started.
 
     Attributes:
+        replicas: How many engines serve the model side by side.
         args: Further flags of vLLM's server.
-        env: Environment overrides.
+        env: Environment overrides; ``{replica}`` in a value is the engine's number, from 0, so
+            that each can be given a GPU of its own.
         start_timeout_seconds: Longest wait for the first generation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    replicas: Annotated[int, Field(ge=1)] = 1
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -62,7 +67,7 @@ class RouteConfig(BaseModel):
 
     Attributes:
         model: Folder of the model to serve in an engine of our own.
-        url: Address of an engine that runs elsewhere, instead of ``model``.
+        url: Address of an engine that runs elsewhere, or of several, instead of ``model``.
         capture: ``full`` keeps every exchange's text and distributions (an engine at ``url`` must
             have been started with the tap); ``wire`` too, but takes them from the answers' own
             logprobs, at most 20 per token, where the engine names tokens by id; ``text`` keeps
@@ -70,30 +75,36 @@ class RouteConfig(BaseModel):
             A request can ask for less.
         tokenizer: Folder of the tokenizer of an engine at ``url``, so that ``wire`` can name it.
         promise: When an exchange's row is safe, relative to the client's last byte.
+        pool: How its engines share its requests, and what becomes of one that fails.
+        timeouts: How long they may take.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path | None = None
-    url: str | None = None
+    url: str | tuple[str, ...] | None = None
     capture: Literal["full", "wire", "text", "off"] = "full"
     tokenizer: Path | None = None
     promise: Literal["durable", "strict", "best_effort"] = "durable"
     engine: EngineConfig = EngineConfig()
+    pool: PoolConfig = PoolConfig()
+    timeouts: Timeouts = Timeouts()
     rollout: RolloutConfig = RolloutConfig()
     guards: Guards = Guards()
 
     @field_validator("url")
     @classmethod
-    def _address(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise ValueError("expected an address such as http://127.0.0.1:8000")
-        if parts.path.rstrip("/").endswith("/v1"):
-            raise ValueError("expected the address without /v1, which requests bring along")
-        return url.rstrip("/")
+    def _addresses(cls, url: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if url is None or isinstance(url, str):
+            return url and _address(url)
+        if not url or len(set(url)) < len(url):
+            raise ValueError("expected addresses that differ, at least one")
+        return tuple(map(_address, url))
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Addresses of engines that run elsewhere."""
+        return (self.url,) if isinstance(self.url, str) else self.url or ()
 
     @model_validator(mode="after")
     def _one_source(self) -> "RouteConfig":
@@ -102,6 +113,16 @@ class RouteConfig(BaseModel):
         if self.tokenizer is not None and (self.url is None or self.capture != "wire"):
             raise ValueError("tokenizer is only for url with capture = 'wire'; remove it")
         return self
+
+
+def _address(url: str) -> str:
+    """An engine's address, without the slash at its end."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8000")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError(f"expected an address without /v1, which requests bring along: {url!r}")
+    return url.rstrip("/")
 
 
 class TenantConfig(BaseModel):
@@ -131,8 +152,6 @@ class GatewayConfig(BaseModel):
         max_body_bytes: Largest request body that is accepted.
         max_header_bytes: Largest request line and headers together.
         request_timeout_seconds: Longest time that a request may take to arrive.
-        connect_timeout_seconds: Longest wait for a connection to an engine.
-        idle_timeout_seconds: Longest silence of an engine while it answers.
         auth: ``keys`` asks every request for an API key, ``none`` none of them; default: ``keys``
             unless ``listen`` is an address that only this machine can reach.
         tenants: Name to quotas, for those that have any.
@@ -149,8 +168,6 @@ class GatewayConfig(BaseModel):
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     max_header_bytes: Annotated[int, Field(gt=0)] = 65_536
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
-    idle_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     auth: Literal["keys", "none"] | None = None
     tenants: dict[str, TenantConfig] = Field(default_factory=dict)
     bounds: Bounds = Bounds()

@@ -60,10 +60,8 @@ class RolloutDriver:
             trial.observe(exchange)
 
     def on_health(self, name: str, health: Health) -> None:
-        """Take a deployment out of service, or back; a candidate that ends is rolled back."""
+        """Take note of an engine that has ended; a candidate whose engine ends is rolled back."""
         self._metrics.engine_health(name, health)
-        table = self._serving.table
-        self._serving.table = table.with_down(name) if health == "down" else table.with_up(name)
         for trial in self._trials.values():
             if health == "down" and name == trial.candidate.name and trial.rollout.is_active:
                 self._spawn(trial.give_up("the candidate's engine ended"))
@@ -93,8 +91,7 @@ class RolloutDriver:
             teacher = f"{name}-teacher"
             incumbent = await self._start_engine(name, teacher, config.model, capture=captured)
         else:
-            external = f"{name}-external"
-            incumbent = Deployment(external, config.url or "", name, None, capture=captured)
+            incumbent = self._fleet.attach(f"{name}-external", name, config, capture=captured)
         self._assign(name, Route(incumbent))
         active = await asyncio.to_thread(self._store.active, name)
         if active is not None:
@@ -115,7 +112,7 @@ class RolloutDriver:
     async def _start_engine(
         self, route: str, name: str, model: Path, *, capture: bool = False
     ) -> Deployment:
-        config = self._serving.config.routes[route].engine
+        config = self._serving.config.routes[route]
         return await self._fleet.start(name, route, model, config, capture=capture)
 
     async def _start_bundle(self, rollout: Rollout) -> Deployment:
@@ -288,8 +285,11 @@ class RolloutDriver:
                 "route": name,
                 "role": role,
                 "name": deployment.name,
-                "url": deployment.url,
-                "up": deployment.name not in table.down,
+                "up": deployment.pool.is_serving,
+                "engines": [
+                    {"url": engine.url, "state": engine.state, "outstanding": engine.outstanding}
+                    for engine in deployment.pool.members
+                ],
             }
             for name, route in table.routes.items()
             for role, deployment in (("incumbent", route.incumbent), ("candidate", route.candidate))

@@ -5,6 +5,7 @@ GatewayError
     BodyTooLargeError    413
     RouteNotFoundError   404  a model name that no route has
     NotReadyError        503  the route's engine is not up
+    OverloadedError      503  every engine of the route is busy
     CaptureFullError     503  the log takes no more rows, and the log comes first
     UpstreamError        502  the engine broke off
     UpstreamTimeoutError 504  the engine stayed silent
@@ -76,6 +77,13 @@ class NotReadyError(GatewayError):
     status = 503
     code = "engine_not_ready"
     retry_after_seconds = 10  # engines take that long to start, or longer
+
+
+class OverloadedError(NotReadyError):
+    """Raised when every engine of a route has as much to do as it may."""
+
+    code = "engine_overloaded"
+    retry_after_seconds = 1
 
 
 class CaptureFullError(GatewayError):

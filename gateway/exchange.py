@@ -1,10 +1,12 @@
 """One request and its answer, from the first byte to the row in the log."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from random import Random
 
 import pyarrow as pa
 
@@ -16,6 +18,13 @@ from gateway.limits import Reservation
 from gateway.privacy import Keeping, KeptText
 from gateway.reading import read_answer
 from gateway.routing import Deployment, Role
+
+RANDOM = Random(os.urandom(32))  # noqa: S311  ids need to be unique, not secret
+
+
+def new_id() -> str:
+    """An id that no other exchange has."""
+    return f"{RANDOM.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +71,11 @@ class Exchange:
         aborted: Whether the client left first, or the rollout that a shadow was for.
         has_begun: Whether the client has the answer's head.
         is_open_ended: Whether its body ends when it ends, its length unknown.
+        asked: Monotonic seconds at which an engine was asked (the last of them, if several).
+        queued_seconds: How long it waited for an engine.
         first_byte: Monotonic seconds of the answer's first byte.
-        ended: Monotonic seconds of its last.
+        last_byte: Monotonic seconds of the last that came so far.
+        ended: Monotonic seconds of its end, however it ended.
     """
 
     exchange_id: str
@@ -83,8 +95,18 @@ class Exchange:
     is_open_ended: bool = False
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
+    asked: float | None = None
+    queued_seconds: float = 0.0
     first_byte: float | None = None
+    last_byte: float | None = None
     ended: float | None = None
+
+    def take(self, chunk: bytes) -> None:
+        """Keep a piece of the answer."""
+        self.last_byte = time.monotonic()
+        if self.first_byte is None:
+            self.first_byte = self.last_byte
+        self.chunks.append(chunk)
 
     @cached_property
     def answer(self) -> Answer:
@@ -115,6 +137,22 @@ class Exchange:
     def duration_seconds(self) -> float:
         """Time to the answer's last byte."""
         return (time.monotonic() if self.ended is None else self.ended) - self.started
+
+    @property
+    def inter_token_seconds(self) -> float | None:
+        """Mean time between the pieces of a stream; None without two."""
+        num_waits = len(self.chunks) - 1
+        if not self.streams_events or self.first_byte is None or num_waits < 1:
+            return None
+        return ((self.last_byte or self.first_byte) - self.first_byte) / num_waits
+
+    @property
+    def overhead_seconds(self) -> float | None:
+        """What we have added up to now: before an engine was asked, and since its last byte."""
+        if self.asked is None or self.last_byte is None:
+            return None
+        before = self.asked - self.started - self.queued_seconds
+        return before + time.monotonic() - self.last_byte
 
     @property
     def num_bytes(self) -> int:

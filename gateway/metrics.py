@@ -1,20 +1,17 @@
 """Prometheus metrics of the gateway, with bounded labels: route, deployment, role, reason."""
 
-from collections import Counter as Totals
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from capture.account import read_counts
+from gateway.collectors import CaptureCounts, PoolCounts, Pools
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.supervisor import Health
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 WHERE = ("route", "deployment", "role")
 
 
@@ -28,17 +25,20 @@ class Metrics:
     in_flight: Gauge
     ttft: Histogram
     duration: Histogram
+    inter_token: Histogram
+    overhead: Histogram
+    tokens: Counter
     mirrored: Counter
     late: Counter
-    engine_up: Gauge
     engine_crashes: Counter
     _ends: dict[tuple[str, ...], "_Ends"] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, spool: Path) -> "Metrics":
-        """Make a registry of our own; the spool's counts are read from its account files."""
+    def create(cls, spool: Path, pools: Pools = dict) -> "Metrics":
+        """Make a registry of our own, which also looks at the spool's files and at the pools."""
         registry = CollectorRegistry()
         registry.register(CaptureCounts(spool))
+        registry.register(PoolCounts(pools))
         counted = (*WHERE, "status")
         return cls(
             registry=registry,
@@ -52,6 +52,22 @@ class Metrics:
             in_flight=Gauge("retort_in_flight_requests", "Now.", ("route",), registry=registry),
             ttft=_seconds("retort_ttft_seconds", "Time to first byte.", registry),
             duration=_seconds("retort_request_seconds", "Time to last byte.", registry),
+            inter_token=_seconds(
+                "retort_inter_token_seconds",
+                "Mean time between the pieces of a stream.",
+                registry,
+                SHORT_SECONDS,
+            ),
+            overhead=_seconds(
+                "retort_overhead_seconds",
+                "What the gateway adds: before an engine is asked, without the wait for one, and "
+                "after the last byte of its answer.",
+                registry,
+                SHORT_SECONDS,
+            ),
+            tokens=Counter(
+                "retort_tokens", "Tokens, as engines counted.", (*WHERE, "kind"), registry=registry
+            ),
             mirrored=Counter(
                 "retort_mirrored", "Shadow requests.", ("route", "reason"), registry=registry
             ),
@@ -59,12 +75,6 @@ class Metrics:
                 "retort_capture_late",
                 "Answers that went out before their row was safe: the disk did not answer in time.",
                 ("route",),
-                registry=registry,
-            ),
-            engine_up=Gauge(
-                "retort_engine_up",
-                "Whether an engine of ours serves.",
-                ("deployment",),
                 registry=registry,
             ),
             engine_crashes=Counter(
@@ -93,11 +103,7 @@ class Metrics:
         self.late.labels(exchange.request.route).inc()
 
     def engine_health(self, deployment: str, health: Health) -> None:
-        """Take note of an engine that serves, has ended by itself, or was stopped by us."""
-        if health == "gone":
-            self.engine_up.remove(deployment)
-            return
-        self.engine_up.labels(deployment).set(health == "up")
+        """Take note of an engine that has ended by itself, or serves again."""
         self.engine_crashes.labels(deployment).inc(health == "down")
 
     def observe(self, exchange: Exchange) -> None:
@@ -106,13 +112,28 @@ class Metrics:
         labels = (*where, exchange.status)
         ends = self._ends.get(labels)
         if ends is None:
-            counted = self.requests.labels(*labels)
-            ends = _Ends(counted, self.duration.labels(*where), self.ttft.labels(*where))
-            self._ends[labels] = ends
+            ends = self._ends[labels] = self._of(where, exchange.status)
         ends.requests.inc()
         ends.duration.observe(exchange.duration_seconds)
         if exchange.ttft_seconds is not None:
             ends.ttft.observe(exchange.ttft_seconds)
+        if exchange.inter_token_seconds is not None:
+            ends.inter_token.observe(exchange.inter_token_seconds)
+        if exchange.role != "shadow" and exchange.overhead_seconds is not None:
+            ends.overhead.observe(exchange.overhead_seconds)
+        ends.prompt_tokens.inc(exchange.answer.prompt_tokens or 0)
+        ends.completion_tokens.inc(exchange.answer.completion_tokens or 0)
+
+    def _of(self, where: tuple[str, str, str], status: str) -> "_Ends":
+        return _Ends(
+            requests=self.requests.labels(*where, status),
+            duration=self.duration.labels(*where),
+            ttft=self.ttft.labels(*where),
+            inter_token=self.inter_token.labels(*where),
+            overhead=self.overhead.labels(*where),
+            prompt_tokens=self.tokens.labels(*where, "prompt"),
+            completion_tokens=self.tokens.labels(*where, "completion"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,34 +143,13 @@ class _Ends:
     requests: Counter
     duration: Histogram
     ttft: Histogram
+    inter_token: Histogram
+    overhead: Histogram
+    prompt_tokens: Counter
+    completion_tokens: Counter
 
 
-def _seconds(name: str, text: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(name, text, WHERE, buckets=SECONDS, registry=registry)
-
-
-class CaptureCounts(Collector):
-    """``started = committed + dropped + in flight``, summed over the writers of a spool folder."""
-
-    def __init__(self, spool: Path) -> None:
-        self._spool = spool
-
-    def collect(self) -> Iterator[Metric]:
-        """Read the account files as they are now."""
-        started = CounterMetricFamily("retort_capture_started", "Rows begun.", labels=("table",))
-        written = CounterMetricFamily(
-            "retort_capture_written", "Rows written to the spool.", labels=("table",)
-        )
-        dropped = CounterMetricFamily(
-            "retort_capture_dropped", "Rows lost.", labels=("table", "reason")
-        )
-        begun, kept, lost = (Totals[tuple[str, ...]]() for _ in range(3))
-        for counts in read_counts(self._spool).values():
-            begun[counts.table,] += counts.started
-            kept[counts.table,] += counts.written
-            for reason, number in counts.dropped.items():
-                lost[counts.table, reason] += number
-        for family, totals in ((started, begun), (written, kept), (dropped, lost)):
-            for labels, total in totals.items():
-                family.add_metric(labels, total)
-        yield from (started, written, dropped)
+def _seconds(
+    name: str, text: str, registry: CollectorRegistry, buckets: tuple[float, ...] = SECONDS
+) -> Histogram:
+    return Histogram(name, text, WHERE, buckets=buckets, registry=registry)

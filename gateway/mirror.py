@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from capture.writer import Spool
 from gateway.body import forwarded_body
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, NotReadyError
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
 from gateway.routing import Deployment
@@ -22,6 +22,7 @@ from gateway.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 OnPair = Callable[[Exchange, Exchange], None]
+CONNECT_SECONDS = 5.0
 JSON_HEADERS = {"content-type": "application/json"}
 
 
@@ -55,7 +56,7 @@ class Mirror:
         self._metrics = metrics
         self._limits = limits
         self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue(limits.queue)
-        self._upstream = Upstream.create(connect_seconds=5.0, idle_seconds=limits.seconds)
+        self._upstream = Upstream.create()
         self._workers = [asyncio.create_task(self._work()) for _ in range(limits.concurrency)]
 
     def offer(self, incumbent: Exchange, on_pair: OnPair) -> None:
@@ -97,17 +98,20 @@ class Mirror:
             pair_id=incumbent.exchange_id,
             keeping=incumbent.keeping,
         )
-        url = self._candidate.url + shadow.request.endpoint
+        pool = self._candidate.pool
+        member = pool.take()
         try:
+            if member is None:
+                raise NotReadyError("the candidate does not serve")
+            url = member.url + shadow.request.endpoint
+            body = forwarded_body(shadow)
             async with (
                 asyncio.timeout(self._limits.seconds),
-                self._upstream.post(url, forwarded_body(shadow), JSON_HEADERS) as response,
+                self._upstream.post(url, body, JSON_HEADERS, CONNECT_SECONDS) as response,
             ):
                 shadow.http_status = response.status
                 async for chunk in response.content.iter_any():
-                    if shadow.first_byte is None:
-                        shadow.first_byte = time.monotonic()
-                    shadow.chunks.append(chunk)
+                    shadow.take(chunk)
         except GatewayError as error:
             shadow.error_type = error.code
         except TimeoutError:
@@ -116,6 +120,8 @@ class Mirror:
             shadow.aborted = True
             raise
         finally:
+            if member is not None:
+                pool.release(member, None)  # the guards judge it, from the evidence
             shadow.ended = time.monotonic()
             self._spool.offer(shadow, shadow.num_bytes)
             self._metrics.observe(shadow)

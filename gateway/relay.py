@@ -6,28 +6,26 @@ have received the whole answer.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from random import Random
 
-import aiohttp
 import orjson
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
-from gateway.body import conversation_key, forwarded_body, read_body
+from gateway.asking import Asking
+from gateway.body import conversation_key, read_body
 from gateway.config import GatewayConfig
-from gateway.endpoints import ENDPOINTS, StreamEnd
+from gateway.endpoints import ENDPOINTS
 from gateway.errors import (
     GatewayError,
     NotReadyError,
     RequestError,
     RouteNotFoundError,
 )
-from gateway.exchange import Exchange, Request
+from gateway.exchange import Exchange, Request, new_id
 from gateway.gate import Gate
 from gateway.keeper import Keeper
 from gateway.keys import ApiKey
@@ -35,12 +33,8 @@ from gateway.limits import Reservation
 from gateway.privacy import Keeping, policy_of
 from gateway.refusal import refusal
 from gateway.routing import RouteTable
-from gateway.upstream import Upstream, forwarded_headers, returned_headers
-from gateway.wiring import REFUSALS, Wire, stripped
-
-OK = 200
-RANDOM = Random(os.urandom(32))  # noqa: S311  ids need to be unique, not secret
-CONTENT_LENGTH = b"content-length"
+from gateway.upstream import Upstream, forwarded_headers
+from gateway.wiring import Wire
 
 
 @dataclass(slots=True)
@@ -164,7 +158,7 @@ class Relay:
         generates = ENDPOINTS[request.endpoint].generates
         captured = deployment.capture and keeping.allows_capture and generates
         exchange = Exchange(
-            *(f"{RANDOM.getrandbits(128):032x}", request, deployment, role),
+            *(new_id(), request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
             reservation=self._reserve(request),
@@ -187,19 +181,13 @@ class Relay:
         return reservation
 
     async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the engine's answer on; what fails before its first byte becomes an error body."""
-        url = exchange.deployment.url + exchange.request.endpoint
-        key = exchange.request.key
+        """Pass an engine's answer on; what fails before its first byte becomes an error body."""
+        serving, key = self._serving, exchange.request.key
         headers = forwarded_headers(scope["headers"], trusted=key is None or key.trusted)
+        timeouts = serving.config.routes[exchange.request.route].timeouts
+        way = (serving.upstream, timeouts, serving.wire, send, self._record)
         try:
-            if exchange.deployment.name in self._serving.table.down:
-                raise NotReadyError("the engine has ended and is being started again; retry")
-            if exchange.wire is not None and await self._relay_heard(exchange, url, headers, send):
-                return
-            async with self._serving.upstream.post(
-                url, forwarded_body(exchange), headers
-            ) as response:
-                await self._pass_on(exchange, response, send)
+            await Asking(exchange, *way).run(headers)
         except GatewayError as error:
             exchange.error_type = error.code
             if not exchange.has_begun:
@@ -211,83 +199,6 @@ class Relay:
                 body = event if is_between else b"\n\n" + event
                 await send({"type": "http.response.body", "body": body})
             # else the answer had begun: returning now breaks the connection, as the engine did
-
-    async def _relay_heard(
-        self, exchange: Exchange, url: str, headers: dict[str, str], send: Send
-    ) -> bool:
-        """Ask for distributions too; whether the engine took that, else it is asked without."""
-        body = forwarded_body(exchange)
-        async with self._serving.upstream.post(url, body, headers) as response:
-            if response.status not in REFUSALS:
-                await self._pass_on(exchange, response, send)
-                return True
-        exchange.wire, exchange.capture = None, "off"
-        if self._serving.wire is not None:
-            self._serving.wire.refuse()
-        return False
-
-    async def _pass_on(
-        self, exchange: Exchange, response: aiohttp.ClientResponse, send: Send
-    ) -> None:
-        headers = returned_headers(response)
-        headers.append((b"x-retort-exchange-id", exchange.exchange_id.encode()))
-        headers.append((b"x-retort-deployment", exchange.deployment.name.encode()))
-        exchange.http_status = response.status
-        chunks: AsyncIterator[bytes] = response.content.iter_any()
-        missing = response.content_length
-        if exchange.wire is not None and response.status == OK:
-            headers = [(name, value) for name, value in headers if name.lower() != CONTENT_LENGTH]
-            chunks = stripped(chunks, exchange.wire, stream=exchange.request.stream)
-            missing = None
-        start = {"type": "http.response.start", "status": response.status, "headers": headers}
-        if missing is None:
-            exchange.has_begun = exchange.is_open_ended = True
-            await send(start)
-            await self._pass_stream(exchange, chunks, send)
-        else:
-            await self._pass_body(exchange, chunks, missing, start, send)
-
-    async def _pass_body(
-        self,
-        exchange: Exchange,
-        chunks: AsyncIterator[bytes],
-        missing: int,
-        start: Message,
-        send: Send,
-    ) -> None:
-        """Pass on a body of known length; its head goes with its first bytes, in one write."""
-        async for chunk in chunks:
-            self._take(exchange, chunk)
-            missing -= len(chunk)
-            if not missing:
-                await self._record(exchange)
-            if not exchange.has_begun:
-                exchange.has_begun = True
-                await send(start)
-            await send({"type": "http.response.body", "body": chunk, "more_body": missing > 0})
-        if not exchange.has_begun:
-            exchange.has_begun = True
-            await self._record(exchange)
-            await send(start)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pass_stream(
-        self, exchange: Exchange, chunks: AsyncIterator[bytes], send: Send
-    ) -> None:
-        """Pass on a body that ends when it ends."""
-        end = StreamEnd(ENDPOINTS[exchange.request.endpoint])
-        async for chunk in chunks:
-            self._take(exchange, chunk)
-            if end.is_reached(chunk):
-                await self._record(exchange)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._record(exchange)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _take(self, exchange: Exchange, chunk: bytes) -> None:
-        if exchange.first_byte is None:
-            exchange.first_byte = time.monotonic()
-        exchange.chunks.append(chunk)
 
     async def _record(self, exchange: Exchange) -> None:
         """Hand the ended exchange to the spool, once, and wait as long as the promise asks."""

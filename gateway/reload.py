@@ -73,7 +73,8 @@ def take(started: Settings, read: Settings) -> Settings:
     """The settings that started, with what may change while they serve (pure).
 
     That is how large a body and its parts may be, what tenants may ask, what is redacted, and of
-    each route what it captures, what it promises, and how its next rollout is tried. Capturing in
+    each route what it captures, what it promises, how long its engines may take, and how its next
+    rollout is tried. Capturing in
     a way that a route was not started for needs an engine with the tap, or a spool of its own.
     """
     routes = {
@@ -93,6 +94,7 @@ def _take_route(started: RouteConfig, read: RouteConfig) -> RouteConfig:
         "promise": read.promise,
         "rollout": read.rollout,
         "guards": read.guards,
+        "timeouts": read.timeouts,
     }
     if read.capture in {"text", "off", started.capture}:
         changes["capture"] = read.capture

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gateway.pool import Pool
+
 Role = Literal["incumbent", "candidate", "shadow"]
 
 
@@ -17,14 +19,14 @@ class Deployment:
 
     Attributes:
         name: Unique among this gateway's deployments, such as ``support-teacher``.
-        url: The engine's base address.
+        pool: Its engines.
         model: Folder name or served name, for the log.
         revision: Digest of the weights, where known.
         capture: Whether its engine has the tap.
     """
 
     name: str
-    url: str
+    pool: Pool
     model: str
     revision: str | None
     capture: bool
@@ -63,29 +65,26 @@ class RouteTable:
 
     Attributes:
         routes: The routes that have been brought up.
-        down: Names of deployments whose engine has ended and does not serve again yet.
     """
 
     routes: Mapping[str, Route]
-    down: frozenset[str] = frozenset()
 
     def with_route(self, name: str, route: Route) -> "RouteTable":
         """Return a table with one route exchanged."""
         return replace(self, routes={**self.routes, name: route})
 
-    def with_down(self, deployment: str) -> "RouteTable":
-        """Return a table in which a deployment cannot answer."""
-        return replace(self, down=self.down | {deployment})
-
-    def with_up(self, deployment: str) -> "RouteTable":
-        """Return a table in which a deployment can answer again."""
-        return replace(self, down=self.down - {deployment})
-
     @property
     def answering(self) -> frozenset[str]:
         """Names of routes whose incumbent can answer."""
         routes = self.routes.items()
-        return frozenset(name for name, r in routes if r.incumbent.name not in self.down)
+        return frozenset(name for name, route in routes if route.incumbent.pool.is_serving)
+
+    @property
+    def deployments(self) -> list[Deployment]:
+        """Every deployment once."""
+        routes = self.routes.values()
+        every = [d for route in routes for d in (route.incumbent, route.candidate) if d is not None]
+        return list({deployment.name: deployment for deployment in every}.values())
 
 
 def position(key: str) -> float:

@@ -78,11 +78,11 @@ async def run(settings: Settings, path: Path, pepper: str | None = None) -> None
         committing(path, config.run_dir),
         opened_spool(captured) as spool,
         opened_wire(config, captured) as wire,
-        opened_upstream(config) as upstream,
+        opened_upstream() as upstream,
         opened_fleet(config, captured) as fleet,
         opened_gate(config, pepper) as gate,
     ):
-        metrics = Metrics.create(captured.spool)
+        metrics = Metrics.create(captured.spool, fleet.pools)
         keeper = Keeper(
             spool,
             wait_seconds=captured.wait_seconds,
@@ -197,9 +197,9 @@ def spool_limits(captured: CaptureConfig) -> SpoolLimits:
 
 
 @asynccontextmanager
-async def opened_upstream(settings: GatewayConfig) -> AsyncIterator[Upstream]:
-    """Open the pool that answers clients."""
-    upstream = Upstream.create(settings.connect_timeout_seconds, settings.idle_timeout_seconds)
+async def opened_upstream() -> AsyncIterator[Upstream]:
+    """Open the pool of connections that answers clients."""
+    upstream = Upstream.create()
     try:
         yield upstream
     finally:

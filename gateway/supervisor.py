@@ -12,7 +12,7 @@ from capture.errors import EngineError
 LOOK_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 60.0
 STEADY_SECONDS = 60.0  # an engine that has served for so long gets a fresh start
-Health = Literal["up", "down", "gone"]  # gone: we have stopped it
+Health = Literal["up", "down"]
 logger = logging.getLogger(__name__)
 
 

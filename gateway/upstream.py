@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Self
 
 import aiohttp
 
-from gateway.errors import NotReadyError, UpstreamError, UpstreamTimeoutError
+from gateway.errors import NotReadyError, UpstreamError
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer "
@@ -28,19 +28,11 @@ class Upstream:
         self._post = partial(session.post, allow_redirects=False)
 
     @classmethod
-    def create(cls, connect_seconds: float, idle_seconds: float) -> Self:
-        """Open a pool without a limit of its own; call it inside a running event loop.
-
-        Args:
-            connect_seconds: Longest wait for a connection.
-            idle_seconds: Longest silence within an answer, the wait for its first byte included.
-        """
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_seconds, sock_read=idle_seconds
-        )
+    def create(cls) -> Self:
+        """Open a pool without a limit of its own; call it inside a running event loop."""
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            timeout=timeout,
+            timeout=_waits(None),
             cookie_jar=aiohttp.DummyCookieJar(),  # what one client is given is no other's
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
@@ -49,37 +41,42 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str]
+        self, url: str, body: bytes, headers: Mapping[str, str], connect_seconds: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; leaving the context early closes the connection, so the engine stops.
 
+        How long its answer may take is up to whoever reads it.
+
         Raises:
-            NotReadyError: If nobody listens there.
-            UpstreamTimeoutError: If the engine stays silent.
-            UpstreamError: If it breaks off.
+            NotReadyError: If nobody listens there, or nobody takes the connection in time.
+            UpstreamError: If the engine breaks off.
         """
+        waits = _waits(connect_seconds)
         try:
-            async with await self._send(url, body, headers) as response:
+            async with await self._send(url, body, headers, waits) as response:
                 yield response
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotReadyError("the engine cannot be reached; retry in a moment") from error
-        except TimeoutError as error:
-            raise UpstreamTimeoutError("the engine has not answered in time") from error
         except aiohttp.ClientError as error:
             raise UpstreamError("the engine broke off its answer") from error
 
     async def _send(
-        self, url: str, body: bytes, headers: Mapping[str, str]
+        self, url: str, body: bytes, headers: Mapping[str, str], waits: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         """Send once more if the engine closed an idle connection just as we took it."""
         try:
-            return await self._post(url, data=body, headers=headers)
+            return await self._post(url, data=body, headers=headers, timeout=waits)
         except aiohttp.ServerDisconnectedError:
-            return await self._post(url, data=body, headers=headers)
+            return await self._post(url, data=body, headers=headers, timeout=waits)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+
+@cache
+def _waits(connect_seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
 
 
 def forwarded_headers(

@@ -54,7 +54,7 @@ async def until_no_more_than(before: tuple[int, int], seconds: float) -> tuple[i
 async def test_a_thousand_clients_that_leave_at_once_leave_nothing_behind(
     tmp_path: Path, word: str, stream: bool
 ) -> None:
-    async with stand(tmp_path, idle_timeout_seconds=60) as s:
+    async with stand(tmp_path) as s:
         await s.client.post("/v1/chat/completions", json=chat("hi"))
         before = census()
         clients = []

@@ -9,6 +9,7 @@ from capture.writer import Spool, SpoolLimits
 from gateway.exchange import Exchange, Request, encode
 from gateway.metrics import Metrics
 from gateway.mirror import Mirror, MirrorLimits
+from gateway.pool import Pool
 from gateway.routing import Deployment
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import served
@@ -25,7 +26,7 @@ async def test_a_shadow_that_is_cut_off_is_written_as_aborted(tmp_path: Path) ->
         "/v1/chat/completions", "support", orjson.dumps(body), body, stream=False, conversation="c"
     )
     async with served(engine.app) as url:
-        candidate = Deployment("student", url, "student", "rev", capture=False)
+        candidate = Deployment("student", Pool((url,)), "student", "rev", capture=False)
         mirror = Mirror(
             candidate, spool, Metrics.create(tmp_path), MirrorLimits(concurrency=1, queue=4)
         )

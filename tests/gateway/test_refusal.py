@@ -100,10 +100,12 @@ async def test_a_route_whose_engine_still_starts_asks_to_come_back(tmp_path: Pat
 
 async def test_an_engine_that_is_down_is_not_asked(tmp_path: Path) -> None:
     async with stand(tmp_path) as s:
-        s.serving.table = s.serving.table.with_down("teacher")
+        pool = s.serving.table.routes["support"].incumbent.pool
+        pool.config = pool.config.model_copy(update={"queue_seconds": 0.1})
+        pool.set_up(s.engine_url, is_up=False)
         down = await s.client.post("/v1/chat/completions", json=chat("hi"))
         not_ready = await s.client.get("/readyz")
-        s.serving.table = s.serving.table.with_up("teacher")
+        pool.set_up(s.engine_url, is_up=True)
         up = await s.client.post("/v1/chat/completions", json=chat("hi"))
         rows = await s.rows()
 

@@ -15,8 +15,11 @@ from gateway.app import create_app
 from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
 from gateway.gate import Gate
+from gateway.health import PoolConfig
 from gateway.keeper import Keeper, Overflow
 from gateway.metrics import Metrics
+from gateway.pool import Pool
+from gateway.prober import probing
 from gateway.relay import Serving
 from gateway.routing import Deployment, Route, RouteTable
 from gateway.upstream import Upstream
@@ -36,6 +39,7 @@ class Stand:
     serving: Serving
     ended: "asyncio.Queue[Exchange]"
     spool_dir: Path
+    pools: dict[str, Pool]
 
     async def rows(self) -> list[dict[str, object]]:
         await asyncio.to_thread(self.serving.spool.close)
@@ -47,6 +51,16 @@ class Stand:
 
 def chat(word: str, **more: object) -> dict[str, object]:
     return {"model": "support", "messages": [{"role": "user", "content": word}], **more}
+
+
+@asynccontextmanager
+async def probed(*pools: Pool) -> AsyncIterator[None]:
+    """Look after the health of engines, as the fleet does."""
+    tasks = [asyncio.create_task(probing(pool, "support")) for pool in pools]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -62,14 +76,15 @@ async def stand(
 ) -> AsyncIterator[Stand]:
     engine = FakeEngine()
     async with served(engine.app) as engine_url:
-        config = GatewayConfig.model_validate(
-            {"routes": {"support": {"url": engine_url}}, "idle_timeout_seconds": 2.0, **settings}
-        )
-        deployment = Deployment("teacher", engine_url, "teacher", "rev", capture=True)
+        route = {"url": engine_url, "timeouts": settings.pop("timeouts", {})}
+        config = GatewayConfig.model_validate({"routes": {"support": route}, **settings})
+        pool = Pool((engine_url,))
+        deployment = Deployment("teacher", pool, "teacher", "rev", capture=True)
         table = RouteTable({"support": Route(deployment)})
-        upstream = Upstream.create(config.connect_timeout_seconds, config.idle_timeout_seconds)
+        upstream = Upstream.create()
         spool = Spool(folder / "spool", "exchanges", encode, limits=limits)
-        metrics = Metrics.create(folder / "spool")
+        pools: dict[str, Pool] = {}
+        metrics = Metrics.create(folder / "spool", lambda: pools)
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
         keeper = Keeper(
             spool,
@@ -78,16 +93,22 @@ async def stand(
             on_late=metrics.count_late,
             write_seconds=write_seconds,
         )
+
+        def end(exchange: Exchange) -> None:
+            metrics.end(exchange)
+            ended.put_nowait(exchange)
+
         serving = Serving(
-            *(config, table, upstream, spool, metrics.begin, ended.put_nowait, keeper),
+            *(config, table, upstream, spool, metrics.begin, end, keeper),
             on_refused=metrics.refuse,
             gate=gate or Gate(),
         )
         async with (
+            probed(pool),
             served(create_app(serving, metrics)) as url,
             httpx.AsyncClient(base_url=url, timeout=10.0) as client,
         ):
-            yield Stand(client, engine, engine_url, serving, ended, folder / "spool")
+            yield Stand(client, engine, engine_url, serving, ended, folder / "spool", pools)
         await upstream.close()
         await asyncio.to_thread(spool.close)
 
@@ -191,7 +212,8 @@ async def test_an_engine_that_dies_after_its_answers_head_gives_a_clear_error(
 
 async def test_an_engine_that_is_down_gives_a_clear_error(tmp_path: Path) -> None:
     async with stand(tmp_path) as s:
-        nowhere = Deployment("teacher", "http://127.0.0.1:9", "m", None, capture=False)
+        pool = Pool(("http://127.0.0.1:9",), PoolConfig(queue_seconds=0.1))
+        nowhere = Deployment("teacher", pool, "m", None, capture=False)
         s.serving.table = RouteTable({"support": Route(nowhere)})
         answer = await s.client.post("/v1/chat/completions", json=chat("hi"))
         (row,) = await s.rows()
@@ -202,11 +224,12 @@ async def test_an_engine_that_is_down_gives_a_clear_error(tmp_path: Path) -> Non
 
 
 async def test_an_engine_that_stays_silent_times_out(tmp_path: Path) -> None:
-    async with stand(tmp_path, idle_timeout_seconds=0.1) as s:
+    async with stand(tmp_path, timeouts={"total_seconds": 0.1}) as s:
         answer = await s.client.post("/v1/chat/completions", json=chat("hang"))
 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "engine_timeout"
+    assert "total_seconds is 0.1" in answer.json()["error"]["message"]
 
 
 async def test_a_client_that_leaves_stops_the_engines_work(tmp_path: Path) -> None:

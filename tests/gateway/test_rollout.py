@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.errors import RolloutError
 from gateway.evidence import Count, Evidence
 from gateway.guards import Guards, Reason, Verdict, judge
+from gateway.pool import Pool
 from gateway.rollout import (
     Decision,
     Rollout,
@@ -131,7 +132,7 @@ def test_the_admin_api_shows_a_rollout_with_what_the_guards_make_of_it() -> None
 def test_a_conversation_given_to_the_candidate_stays_there_as_its_share_grows(
     keys: list[str], one: float, other: float
 ) -> None:
-    incumbent, candidate = (Deployment(name, "", "", None, False) for name in ("old", "new"))
+    incumbent, candidate = (Deployment(name, Pool(()), "", None, False) for name in ("old", "new"))
     less, more = (Route(incumbent, candidate, share) for share in sorted((one, other)))
 
     chosen = {key for key in keys if less.choose(key)[0] is candidate}
@@ -141,7 +142,7 @@ def test_a_conversation_given_to_the_candidate_stays_there_as_its_share_grows(
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.25, 1.0])
 def test_the_candidate_gets_its_share_of_conversations(share: float) -> None:
-    incumbent, candidate = (Deployment(name, "", "", None, False) for name in ("old", "new"))
+    incumbent, candidate = (Deployment(name, Pool(()), "", None, False) for name in ("old", "new"))
     route = Route(incumbent, candidate, share)
 
     taken = sum(route.choose(f"user {n}")[0] is candidate for n in range(20_000))

@@ -31,7 +31,7 @@ CHAT = "/v1/chat/completions"
 async def test_an_engine_that_crashes_is_started_again_before_traffic_returns(
     tmp_path: Path,
 ) -> None:
-    with started(configure(tmp_path)) as gateway:
+    with started(configure(tmp_path, route="pool.queue_seconds = 0.2")) as gateway:
         gateway.wait_ready()
         async with httpx.AsyncClient(base_url=gateway.url) as client:
             cut = await broken_off(gateway)
@@ -56,22 +56,24 @@ async def test_an_engine_that_crashes_is_started_again_before_traffic_returns(
         assert 'retort_engine_crashes_total{deployment="support-teacher"} 1.0' in text
 
 
-async def test_a_crash_loses_nothing_that_was_captured(tmp_path: Path) -> None:
+async def test_a_crash_loses_nothing_that_was_captured_and_refuses_nobody(tmp_path: Path) -> None:
     config = configure(tmp_path)
     with started(config) as gateway:
         gateway.wait_ready()
-        async with httpx.AsyncClient(base_url=gateway.url) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
             before = await client.post(CHAT, json=chat("hi"))
             await broken_off(gateway)
-            await client.post(CHAT, json=chat("hi"))
+            waiting = [asyncio.create_task(client.post(CHAT, json=chat("hi"))) for _ in range(8)]
+            await asyncio.sleep(0.5)
+            assert not any(task.done() for task in waiting)
             gateway.hold.unlink()
-            await asyncio.to_thread(gateway.wait_ready)
-            after = await client.post(CHAT, json=chat("hi"))
+            answers = [before, *await asyncio.gather(*waiting)]
 
-    ids = {answer.headers["x-retort-exchange-id"] for answer in (before, after)}
+    assert {answer.status_code for answer in answers} == {200}
+    ids = {answer.headers["x-retort-exchange-id"] for answer in answers}
     assert ids <= {row["exchange_id"] for row in logged(config, "from examples")}
     ends = logged(config, "select status, error_type from exchanges where status = 'failed'")
-    assert {row["error_type"] for row in ends} == {"engine_failed", "engine_not_ready"}
+    assert [row["error_type"] for row in ends] == ["engine_failed"]
     assert verify(load(config)).problems == []
 
 

@@ -31,13 +31,13 @@ async def engine(answers_per_connection: int) -> AsyncIterator[str]:
 
 
 async def ask(upstream: Upstream, url: str) -> bytes:
-    async with upstream.post(url, b"{}", {}) as response:
+    async with upstream.post(url, b"{}", {}, 1.0) as response:
         return await response.read()
 
 
 async def test_a_connection_that_the_engine_closed_while_idle_costs_no_request() -> None:
     async with engine(answers_per_connection=1) as url:
-        upstream = Upstream.create(1.0, 1.0)
+        upstream = Upstream.create()
 
         answers = [await ask(upstream, url) for _ in range(4)]
 
@@ -47,7 +47,7 @@ async def test_a_connection_that_the_engine_closed_while_idle_costs_no_request()
 
 async def test_an_engine_that_closes_every_connection_has_failed() -> None:
     async with engine(answers_per_connection=0) as url:
-        upstream = Upstream.create(1.0, 1.0)
+        upstream = Upstream.create()
 
         with pytest.raises(UpstreamError, match="broke off"):
             await ask(upstream, url)

@@ -53,7 +53,6 @@ async def test_a_killed_engine_comes_back_and_no_answered_exchange_is_lost(
         await answers(traffic, 200, 20)
         (before,) = engines(model)
         os.killpg(before, signal.SIGKILL)
-        await answers(traffic, 503, 10)
         await answers(traffic, 200, 20)
         traffic.stopped = True
         await asyncio.gather(*clients)
@@ -62,7 +61,7 @@ async def test_a_killed_engine_comes_back_and_no_answered_exchange_is_lost(
             metrics = (await client.get("/metrics")).text
 
     assert after != before
-    assert {status for status, _ in traffic.answers} <= {200, 502, 503}
+    assert {status for status, _ in traffic.answers} == {200}  # what broke off was asked again
     assert 'retort_engine_crashes_total{deployment="tiny-teacher"} 1.0' in metrics
     settings = load(config)
     Committer(settings).commit()

@@ -32,6 +32,8 @@ admin_listen = "127.0.0.1:{free_port()}"
 
 [gateway.routes.tiny]
 model = "{model}"
+[gateway.routes.tiny.pool]
+queue_seconds = 300
 [gateway.routes.tiny.engine]
 args = {json.dumps(ARGS)}
 [gateway.routes.tiny.engine.env]

@@ -17,6 +17,7 @@ PROMPT_IDS = [5, 6, 7]
 ERRORS = {
     "fail": (500, "server_error", "out of memory"),
     "refuse": (400, "invalid_request_error", "bad"),
+    "unserved": (503, "server_error", "not now"),
     "unknown": (400, "invalid_request_error", "unknown field"),
 }
 FLOOD = b'data: {"choices": [{"index": 0, "delta": {"content": "' + b"x" * 32_768 + b'"}}]}\n\n'
@@ -51,7 +52,8 @@ class FakeEngine:
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
     ends the connection in the middle of an answer, "pause" sends its beginning and no more,
     "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end,
-    "vanish" ends the connection after the head of an answer.
+    "vanish" ends the connection after the head of an answer, "unserved" gives a 503. A word among
+    its ``spells`` steers it whatever the messages say.
     While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
     adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
@@ -59,6 +61,7 @@ class FakeEngine:
     answer: str = '{"intent": "order"}'
     knows_ids: bool = True
     hold: Path | None = None
+    spells: set[str] = field(default_factory=set)
     bodies: list[dict[str, object]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,7 +85,7 @@ class FakeEngine:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
-        word = body["messages"][-1]["content"]
+        word = next(iter(self.spells), body["messages"][-1]["content"])
         refused = self.refused(word, body)
         if refused is not None:
             return refused
