@@ -30,6 +30,7 @@ MASKS = (
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("allowed_token_ids", "bad_words", "min_tokens", "logprob_token_ids"),
 )
+STRANGE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)  # of JSON as it comes
 BIASES = ("logit_bias", "presence_penalty", "frequency_penalty")
 
 
@@ -102,6 +103,7 @@ class WireAnswer:
     _choices: dict[int, _Heard] = field(default_factory=dict)
     _prompt_ids: list[int] | None = None
     _num_counted: int | None = None  # completion tokens as the engine counts them
+    _is_strange: bool = False  # a document was not of the API's shape: passed on, not recorded
 
     def take(self, document: Json) -> Json | None:
         """Listen to one document and change it to what the client asked for.
@@ -109,20 +111,36 @@ class WireAnswer:
         Returns:
             The document; None if it carried nothing but what is taken out.
         """
+        found = document.get("choices")
+        items = found if isinstance(found, list) else []
+        try:
+            self._hear(document, items)
+        except STRANGE:
+            self._is_strange = True
+        parts = [part for part in (*items, document) if isinstance(part, dict)]
+        for part in parts:
+            self._hide(part)
+        is_empty = bool(items) and not document.get("usage") and all(map(_is_empty, items))
+        return None if is_empty and self.request.hidden else document
+
+    def _hear(self, document: Json, items: list[Json]) -> None:
+        """Keep what a document says of distributions."""
         self._prompt_ids = document.get("prompt_token_ids") or self._prompt_ids
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._num_counted = usage.get("completion_tokens")
-        items = document.get("choices") or []
         for item in items:
             self._listen(item)
-            self._hide(item)
-        self._hide(document)
-        is_empty = bool(items) and not usage and all(_is_empty(item) for item in items)
-        return None if is_empty and self.request.hidden else document
 
     def rows(self, origin: Origin) -> tuple[list[LogitRow], int]:
         """The choices that can be recorded, and how many cannot."""
+        try:
+            rows = [] if self._is_strange else self._rows(origin)
+        except STRANGE:
+            rows = []
+        return rows, len(self._choices) - len(rows)
+
+    def _rows(self, origin: Origin) -> list[LogitRow]:
         total = sum(len(choice.tokens) for choice in self._choices.values())
         is_whole = self._num_counted in (None, total)
         rows = []
@@ -134,7 +152,7 @@ class WireAnswer:
             if not (choice.has_ended and is_whole):
                 flags |= Flag.INCOMPLETE
             rows.append(_row(origin, index, prompt_ids, choice, flags))
-        return rows, len(self._choices) - len(rows)
+        return rows
 
     def _listen(self, item: Json) -> None:
         choice = self._choices.setdefault(item.get("index") or 0, _Heard())
@@ -172,8 +190,10 @@ def _id(name: str) -> int | None:
     return int(number) if number != name and number.isdigit() else None
 
 
-def _is_empty(item: Json) -> bool:
+def _is_empty(item: object) -> bool:
     """Whether a stream's choice says nothing, sent only to carry logprobs."""
+    if not isinstance(item, dict):
+        return False
     return item.get("delta") == {} and item.get("finish_reason") is None
 
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
 from gateway.metrics import Metrics
+from gateway.openapi import document
 from gateway.refusal import broken, explain_errors
 from gateway.relay import Relay, Serving
 
@@ -43,6 +44,12 @@ def create_rest(serving: Serving, metrics: Metrics) -> FastAPI:
 
     _add_models(app, serving, [Depends(admit)])
     _add_status(app, serving)
+
+    @app.get("/openapi.json", dependencies=[Depends(admit)])
+    async def described_api() -> JSONResponse:
+        asks_for_keys = serving.gate.ring is not None
+        routes = sorted(serving.config.routes)
+        return JSONResponse(document(routes, serving.gate.bounds, asks_for_keys=asks_for_keys))
 
     @app.get("/metrics", dependencies=[Depends(admit)])
     async def prometheus() -> Response:

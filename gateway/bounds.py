@@ -102,7 +102,8 @@ def parts_of(messages: list[object]) -> Iterator[Json]:
     """Parts of the messages' contents."""
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
-        yield from (part for part in content or () if isinstance(part, dict))
+        parts = content if isinstance(content, list) else []
+        yield from (part for part in parts if isinstance(part, dict))
 
 
 def is_deeper(value: object, depth: int) -> bool:

@@ -141,6 +141,24 @@ class TenantConfig(BaseModel):
     token_budget: Annotated[int, Field(gt=0)] | None = None
 
 
+class TracingConfig(BaseModel):
+    """OpenTelemetry spans of exchanges, sent by OTLP over HTTP.
+
+    Attributes:
+        endpoint: Where to, such as ``http://127.0.0.1:4318/v1/traces``.
+        service: Name of this service.
+        share: Share of exchanges whose client says nothing of tracing that get a span.
+        content: Whether spans hold what was asked and answered, as far as the log may.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str
+    service: str = "retort"
+    share: Share = 1.0
+    content: bool = False
+
+
 class GatewayConfig(BaseModel):
     """The whole table.
 
@@ -154,6 +172,8 @@ class GatewayConfig(BaseModel):
         request_timeout_seconds: Longest time that a request may take to arrive.
         auth: ``keys`` asks every request for an API key, ``none`` none of them; default: ``keys``
             unless ``listen`` is an address that only this machine can reach.
+        access_log: File for one line of JSON per request, ``-`` for stdout; none by default.
+        tracing: OpenTelemetry spans, if any.
         tenants: Name to quotas, for those that have any.
         bounds: How large a body's parts may be.
         routes: Model name to route.
@@ -169,6 +189,8 @@ class GatewayConfig(BaseModel):
     max_header_bytes: Annotated[int, Field(gt=0)] = 65_536
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     auth: Literal["keys", "none"] | None = None
+    access_log: Path | None = None
+    tracing: TracingConfig | None = None
     tenants: dict[str, TenantConfig] = Field(default_factory=dict)
     bounds: Bounds = Bounds()
     routes: Annotated[dict[str, RouteConfig], Field(min_length=1)]
@@ -186,8 +208,7 @@ class GatewayConfig(BaseModel):
         """Whether every request must show an API key."""
         if self.auth is not None:
             return self.auth == "keys"
-        host = host_and_port(self.listen)[0].strip("[]")
-        return host != "localhost" and not (is_address(host) and ip_address(host).is_loopback)
+        return is_open(self.listen)
 
     @property
     def quotas(self) -> dict[str, Quota]:
@@ -198,6 +219,12 @@ class GatewayConfig(BaseModel):
     def state_store(self) -> str:
         """The state store's URL, the default filled in."""
         return self.state_url or f"sqlite:///{self.run_dir / 'state.db'}"
+
+
+def is_open(address: str) -> bool:
+    """Whether others than this machine can reach an address."""
+    host = host_and_port(address)[0].strip("[]")
+    return host != "localhost" and not (is_address(host) and ip_address(host).is_loopback)
 
 
 def is_address(host: str) -> bool:
@@ -230,7 +257,10 @@ def load(path: Path) -> GatewayConfig:
     config = read_table(path, "gateway", GatewayConfig)
     home = path.resolve().parent
     routes = {name: _placed(route, home) for name, route in config.routes.items()}
-    return config.model_copy(update={"run_dir": home / config.run_dir, "routes": routes})
+    changes: dict[str, object] = {"run_dir": home / config.run_dir, "routes": routes}
+    if config.access_log is not None and str(config.access_log) != "-":
+        changes["access_log"] = home / config.access_log
+    return config.model_copy(update=changes)
 
 
 def check_folders(config: GatewayConfig) -> None:

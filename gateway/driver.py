@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 
 from capture.errors import EngineError
-from capture.revision import tokenizer_hash
 from gateway.drain import UnderWay
 from gateway.errors import RolloutError, RouteNotFoundError
 from gateway.exchange import Exchange
@@ -23,10 +22,11 @@ from gateway.mirror import Mirror, MirrorLimits
 from gateway.relay import Serving
 from gateway.rollout import Rollout, promote, roll_back, rollout_json
 from gateway.routing import Deployment, Route
+from gateway.starter import Starter
 from gateway.state import Saved, StateStore
 from gateway.supervisor import Health
 from gateway.trial import Trial
-from quant.bundle import BundleError, verify_bundle
+from quant.bundle import BundleError
 
 DRAIN_SECONDS = 30.0
 Result = TypeVar("Result")
@@ -40,6 +40,7 @@ class RolloutDriver:
         self._serving = serving
         self._fleet = fleet
         self._store = store
+        self._starter = Starter(serving, fleet, store)
         self._metrics = metrics
         self._trials: dict[str, Trial] = {}
         self._starting: set[str] = set()
@@ -66,14 +67,15 @@ class RolloutDriver:
             if health == "down" and name == trial.candidate.name and trial.rollout.is_active:
                 self._spawn(trial.give_up("the candidate's engine ended"))
 
-    async def resume(self) -> None:
-        """Bring every route up: with the last promoted bundle, or the configured model.
+    async def bring_up(self) -> None:
+        """Let every route be answered: by the last promoted bundle, or the configured model.
 
         Raises:
             EngineError: If an engine does not start.
+            BundleError: If a bundle is not what it says it is.
         """
         routes = self._serving.config.routes
-        resuming = [asyncio.create_task(self._resume_route(name)) for name in routes]
+        resuming = [asyncio.create_task(self._bring_up(name)) for name in routes]
         try:
             await asyncio.gather(*resuming)
         finally:
@@ -81,26 +83,26 @@ class RolloutDriver:
                 task.cancel()
             await asyncio.gather(*resuming, return_exceptions=True)
 
-    async def _resume_route(self, name: str) -> None:
-        config = self._serving.config.routes[name]
-        live = await asyncio.to_thread(self._store.live, name)
-        captured = config.capture == "full"
-        if live is not None:
-            incumbent = await self._start_bundle(live.rollout)
-        elif config.model is not None:
-            teacher = f"{name}-teacher"
-            incumbent = await self._start_engine(name, teacher, config.model, capture=captured)
-        else:
-            incumbent = self._fleet.attach(f"{name}-external", name, config, capture=captured)
-        self._assign(name, Route(incumbent))
-        active = await asyncio.to_thread(self._store.active, name)
-        if active is not None:
-            await self._resume_rollout(active)
+    async def _bring_up(self, name: str) -> None:
+        """Start a route's incumbent, unless the right one answers already."""
+        route = self._serving.table.routes.get(name)
+        known = None if route is None else route.incumbent
+        incumbent = await self._starter.incumbent(name, known)
+        if incumbent is not known:
+            self._assign(name, Route(incumbent))
+        if known is not None and incumbent is not known:
+            await self._drain(known.name)
+
+    async def go_on(self) -> None:
+        """Go on with rollouts under way; one whose candidate does not start is rolled back."""
+        for name in self._serving.config.routes:
+            active = await asyncio.to_thread(self._store.active, name)
+            if active is not None:
+                await self._resume_rollout(active)
 
     async def _resume_rollout(self, active: Saved) -> None:
-        """Go on with a rollout; one whose candidate does not start any more is rolled back."""
         try:
-            candidate = await self._start_bundle(active.rollout)
+            candidate = await self._starter.candidate(active.rollout)
         except (BundleError, EngineError) as error:
             logger.error("rollout %s is rolled back: %s", active.rollout.id, error)  # noqa: TRY400
             note = "the candidate did not start again"
@@ -108,17 +110,6 @@ class RolloutDriver:
             await asyncio.to_thread(self._store.save, moved, active.version)
         else:
             self._begin(active, candidate)
-
-    async def _start_engine(
-        self, route: str, name: str, model: Path, *, capture: bool = False
-    ) -> Deployment:
-        config = self._serving.config.routes[route]
-        return await self._fleet.start(name, route, model, config, capture=capture)
-
-    async def _start_bundle(self, rollout: Rollout) -> Deployment:
-        bundle = Path(rollout.bundle)
-        await asyncio.to_thread(self._verify, rollout.route, bundle)
-        return await self._start_engine(rollout.route, rollout.candidate, bundle)
 
     async def start(self, route: str, bundle: str) -> Rollout:
         """Verify a bundle, start its engine and begin to mirror; returns once it is in shadow.
@@ -153,15 +144,11 @@ class RolloutDriver:
 
     async def _start_candidate(self, rollout: Rollout) -> Deployment:
         """Start a candidate for an operator who waits; given up when the gateway ends."""
-        starting = self._spawn(self._start_bundle(rollout))
+        starting = self._spawn(self._starter.candidate(rollout))
         await asyncio.wait({starting})
         if starting.cancelled():
             raise RolloutError("the gateway is ending; start the rollout when it is up again")
         return starting.result()
-
-    def _verify(self, route: str, bundle: Path) -> None:
-        model = self._serving.config.routes[route].model
-        verify_bundle(bundle, tokenizer_hash=None if model is None else tokenizer_hash(model))
 
     async def _retire(self, route: str) -> None:
         """Stop engines of a route that answer no more; they were kept warm until now."""

@@ -10,7 +10,9 @@ GatewayError
     UpstreamError        502  the engine broke off
     UpstreamTimeoutError 504  the engine stayed silent
     PortTakenError            an address that cannot be bound
+    HandoverError             no gateway to take over from
     DemoError                 a step of the demo that failed
+    DoctorError               something that needs attention
     AdminKeyError        401
     ApiKeyError          401  no valid API key
     RateLimitError       429  a minute's quota is used up
@@ -112,8 +114,16 @@ class PortTakenError(GatewayError):
     """Raised when one of our listeners cannot bind its address."""
 
 
+class HandoverError(GatewayError):
+    """Raised when there is no gateway to take over from."""
+
+
 class DemoError(GatewayError):
     """Raised when a step of the demo fails; carries what the step said."""
+
+
+class DoctorError(GatewayError):
+    """Raised when something of this installation is ill."""
 
 
 class AdminKeyError(GatewayError):

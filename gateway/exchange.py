@@ -65,6 +65,7 @@ class Exchange:
         pair_id: The exchange that a shadow mirrors.
         keeping: What of it may be written.
         reservation: What it holds of its key's quotas.
+        trace: Headers that say which trace it belongs to: the client's, then ours for the engine.
         chunks: The answer's bytes as the client gets them.
         http_status: The engine's status, None if it never answered.
         error_type: Why there is no whole answer, where known.
@@ -87,6 +88,7 @@ class Exchange:
     pair_id: str | None = None
     keeping: Keeping = field(default_factory=Keeping)
     reservation: Reservation | None = None
+    trace: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
     http_status: int | None = None
     error_type: str | None = None

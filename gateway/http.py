@@ -8,7 +8,7 @@ import asyncio
 import httptools
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import RequestError
 
@@ -19,10 +19,12 @@ class HttpConfig(uvicorn.Config):
     Attributes:
         max_head_bytes: Largest request line and headers together.
         request_seconds: Longest time that a request may take to arrive.
+        linger_seconds: How long an idle connection may still bring a request when we end.
     """
 
     max_head_bytes: int
     request_seconds: float
+    linger_seconds: float
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -31,6 +33,7 @@ class BoundedHttp(HttpToolsProtocol):
     config: HttpConfig
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
+    _is_ending = False
     _head_bytes = 0  # of a head not yet whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,11 +68,36 @@ class BoundedHttp(HttpToolsProtocol):
         if size > self.config.max_head_bytes:
             raise httptools.HttpParserError(self._too_large())
         super().on_headers_complete()
+        if self._is_ending:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """Stop waiting: the request is whole."""
         self._stop_waiting()
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End after the request under way, or one that is on its way already.
+
+        A connection that is closed just when its client begins to use it costs a request.
+        """
+        self._is_ending = True
+        if not self._is_idle:
+            self.cycle.keep_alive = False
+        elif self.config.linger_seconds:
+            self.loop.call_later(self.config.linger_seconds, self._close_if_idle)
+        else:
+            self.transport.close()
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle:
+            self.transport.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is under way."""
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's word for it is not quite true
+        return cycle is None or cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
         """Refuse and close."""

@@ -18,35 +18,35 @@ MAX_HEAD_BYTES = 65_536
 REQUEST_SECONDS = 60.0
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # seconds, seconds, times
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep theirs, so that they close first
 
 
 @asynccontextmanager
 async def listening(
     asgi: ASGIApp,
-    address: str,
+    door: socket.socket,
     *,
     grace_seconds: float = GRACE_SECONDS,
     max_head_bytes: int = MAX_HEAD_BYTES,
     request_seconds: float = REQUEST_SECONDS,
+    linger_seconds: float = 0.0,
 ) -> AsyncIterator["Listener"]:
-    """Serve an app on an address; requests under way finish before the context is left.
+    """Serve an app at a socket; requests under way finish before the context is left.
 
     Those that take longer than the grace are cut off.
 
     Args:
         asgi: The app.
-        address: ``host:port``.
+        door: What ``bound`` gave, or another process left us; closed on the way out.
         grace_seconds: How long requests under way have to finish.
         max_head_bytes: Largest request line and headers.
         request_seconds: Longest time that a request may take to arrive.
-
-    Raises:
-        PortTakenError: If the address cannot be bound.
+        linger_seconds: How long an idle connection may still bring a request when we end.
     """
-    host, port = host_and_port(address)
     config = HttpConfig(
-        *(asgi, host, port),
+        asgi,
         http=BoundedHttp,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_level="warning",
         proxy_headers=False,
         access_log=False,
@@ -55,9 +55,10 @@ async def listening(
         date_header=False,
     )
     config.max_head_bytes, config.request_seconds = max_head_bytes, request_seconds
+    config.linger_seconds = linger_seconds
     server = Listener(config)
-    with bound(host, port) as listener:
-        task = asyncio.create_task(server.serve([listener]))
+    with door:
+        task = asyncio.create_task(server.serve([door]))
         try:
             yield server
         finally:
@@ -67,31 +68,31 @@ async def listening(
             await task
 
 
-@contextlib.contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Open a socket that listens on an address.
+def bound(address: str) -> socket.socket:
+    """Open a socket that listens at ``host:port``; who connects from now on waits for the server.
 
     Raises:
         PortTakenError: If the address cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Without it a small write waits for the client's delayed acknowledgement: 40 ms per
-        # answer. Connections inherit it; asyncio sets it only where the protocol is named.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that is gone without a word is noticed within two minutes.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        try:
-            listener.bind((host.strip("[]"), port))
-            listener.listen(BACKLOG)  # who connects from now on waits for the server
-        except OSError as error:
-            raise PortTakenError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another address"
-            ) from error
-        yield listener
+    host, port = host_and_port(address)
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Without it a small write waits for the client's delayed acknowledgement: 40 ms per answer.
+    # Connections inherit it; asyncio sets it only where the protocol is named.
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A peer that is gone without a word is noticed within two minutes.
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        door.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    try:
+        door.bind((host.strip("[]"), port))
+        door.listen(BACKLOG)
+    except OSError as error:
+        door.close()
+        raise PortTakenError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another address"
+        ) from error
+    return door
 
 
 class Listener(uvicorn.Server):

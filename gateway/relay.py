@@ -36,6 +36,8 @@ from gateway.routing import RouteTable
 from gateway.upstream import Upstream, forwarded_headers
 from gateway.wiring import Wire
 
+TRACE = (b"traceparent", b"tracestate")
+
 
 @dataclass(slots=True)
 class Serving:
@@ -162,6 +164,9 @@ class Relay:
             capture="tap" if captured else "off",
             keeping=keeping,
             reservation=self._reserve(request),
+            trace={
+                name.decode(): headers[name].decode("latin-1") for name in TRACE if name in headers
+            },
         )
         wire = self._serving.wire
         if wire and route.capture == "wire" and role == "incumbent" and keeping.allows_capture:
@@ -187,7 +192,7 @@ class Relay:
         timeouts = serving.config.routes[exchange.request.route].timeouts
         way = (serving.upstream, timeouts, serving.wire, send, self._record)
         try:
-            await Asking(exchange, *way).run(headers)
+            await Asking(exchange, *way).run({**headers, **exchange.trace})
         except GatewayError as error:
             exchange.error_type = error.code
             if not exchange.has_begun:

@@ -5,7 +5,8 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,14 @@ from gateway.errors import StateStoreError
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
 from gateway.gate import Gate
+from gateway.handover import Predecessor, listening_at, waiting
 from gateway.keeper import Keeper
 from gateway.keyholder import Keyholder
 from gateway.keystore import KeyStore
 from gateway.limits import Limiter
-from gateway.listener import Listener, listening
+from gateway.listener import Listener, bound, listening
 from gateway.metrics import Metrics
+from gateway.observers import in_turn, opened_observers
 from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
 from gateway.routing import RouteTable
@@ -44,6 +47,7 @@ from gateway.wiring import Wire
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 logger = logging.getLogger("gateway")
+LINGER_SECONDS = 2.0  # clients use a connection again within that time, or have gone
 
 
 @app.command()
@@ -55,6 +59,11 @@ def serve(
         str | None,
         typer.Option(envvar="RETORT_KEY_PEPPER", help="Default: run_dir/key.pepper."),
     ] = None,
+    *,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Relieve the gateway that serves, refusing nobody."),
+    ] = False,
 ) -> None:
     """Serve every route of the configuration until SIGINT or SIGTERM; SIGHUP reads it again.
 
@@ -67,13 +76,16 @@ def serve(
     make_folder("[gateway].run_dir", settings.gateway.run_dir)
     make_folder("[capture].spool", settings.capture.spool)
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run(settings, config, pepper))
+        uvloop.run(run(settings, config, pepper, take_over=take_over))
 
 
-async def run(settings: Settings, path: Path, pepper: str | None = None) -> None:
+async def run(
+    settings: Settings, path: Path, pepper: str | None = None, *, take_over: bool = False
+) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
     config, captured = settings.gateway, settings.capture
     ending = Ending.installed()
+    predecessor = Predecessor.find(config.run_dir) if take_over else None
     async with (
         committing(path, config.run_dir),
         opened_spool(captured) as spool,
@@ -81,6 +93,7 @@ async def run(settings: Settings, path: Path, pepper: str | None = None) -> None
         opened_upstream() as upstream,
         opened_fleet(config, captured) as fleet,
         opened_gate(config, pepper) as gate,
+        opened_observers(config) as observers,
     ):
         metrics = Metrics.create(captured.spool, fleet.pools)
         keeper = Keeper(
@@ -90,42 +103,68 @@ async def run(settings: Settings, path: Path, pepper: str | None = None) -> None
             on_late=metrics.count_late,
         )
         given = (config, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
-        serving = Serving(*given, Redactor(captured.redact), wire, metrics.refuse, gate)
+        refused = in_turn(metrics.refuse, *observers.refused)
+        serving = Serving(*given, Redactor(captured.redact), wire, refused, gate)
         driver = RolloutDriver(serving, fleet, StateStore(config.state_store), metrics)
-        serving.on_begun, serving.on_ended = driver.on_begun, driver.on_ended
+        serving.on_begun = in_turn(driver.on_begun, *observers.begun)
+        serving.on_ended = in_turn(driver.on_ended, *observers.ended)
         fleet.on_health = driver.on_health
-        on_signal(signal.SIGHUP, Reloader(path, settings, serving).reload)
+        observers.reload.append(Reloader(path, settings, serving).reload)
+        on_signal(signal.SIGHUP, observers.on_reload)
         admin = create_admin_app(driver, admin_key(config.run_dir))
+        if predecessor is not None and not await ending.unless_asked(driver.bring_up()):
+            return
+        doors = opened_doors(config, predecessor)
         async with (
+            waiting(config.run_dir, doors, ending.ask),
             listening(
                 create_app(serving, metrics),
-                config.listen,
+                doors[0],
                 max_head_bytes=config.max_header_bytes,
                 request_seconds=config.request_timeout_seconds,
+                linger_seconds=LINGER_SECONDS,
             ) as for_apps,
-            listening(admin, config.admin_listen) as for_operators,
+            listening(admin, doors[1]) as for_operators,
         ):
             ending.listeners = (for_apps, for_operators)
             # What is here now stays: a collection that looks through all of it takes 50 ms.
             gc.freeze()
-            await until_ended(driver, ending, config.listen)
+            await until_ended(driver, ending, predecessor)
 
 
-async def until_ended(driver: RolloutDriver, ending: "Ending", listen: str) -> None:
-    """Start the engines and serve until we are asked to end, or an engine does not start."""
-    starting = asyncio.create_task(driver.resume())
-    stopping = asyncio.create_task(ending.asked.wait())
+def opened_doors(config: GatewayConfig, predecessor: Predecessor | None) -> list[socket.socket]:
+    """The sockets for apps and for operators: our predecessor's, where it has the same.
+
+    Raises:
+        PortTakenError: If an address cannot be bound.
+        HandoverError: If the predecessor has ended meanwhile.
+    """
+    left = [] if predecessor is None else predecessor.hand_over()
+    addresses = (config.listen, config.admin_listen)
+    return [listening_at(address, left) or bound(address) for address in addresses]
+
+
+async def until_ended(
+    driver: RolloutDriver, ending: "Ending", predecessor: Predecessor | None
+) -> None:
+    """Start what does not serve yet, and serve until we are asked to end.
+
+    Raises:
+        EngineError: If an engine does not start.
+    """
+
+    async def start() -> None:
+        if predecessor is not None:
+            await predecessor.until_ended()
+        await driver.bring_up()
+        logger.info("ready")
+        await driver.go_on()
+
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            logger.info("ready on http://%s/v1", listen)
-            await stopping
+        if await ending.unless_asked(start()):
+            await ending.asked.wait()
         logger.info("ending")
     finally:
-        starting.cancel()
-        stopping.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
         await driver.close()
 
 
@@ -143,6 +182,20 @@ class Ending:
         for number in (signal.SIGINT, signal.SIGTERM):
             on_signal(number, ending.ask)
         return ending
+
+    async def unless_asked(self, work: Coroutine[None, None, None]) -> bool:
+        """Do something, given up if we are asked to end meanwhile; whether it was done."""
+        doing = asyncio.create_task(work)
+        asking = asyncio.create_task(self.asked.wait())
+        try:
+            await asyncio.wait({doing, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                doing.result()
+            return doing.done()
+        finally:
+            doing.cancel()
+            asking.cancel()
+            await asyncio.gather(doing, asking, return_exceptions=True)
 
     def ask(self) -> None:
         """Ask to end."""

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from capture.engine import free_port
 from gateway.errors import PortTakenError
-from gateway.listener import listening
+from gateway.listener import bound, listening
 from tests.support.serving import served
 
 NUM_ASKED = 20
@@ -50,7 +50,7 @@ async def test_requests_that_outlast_the_grace_are_cut_off_without_an_error_of_o
 
     address = f"127.0.0.1:{free_port()}"
     async with httpx.AsyncClient() as client:
-        async with listening(never_ending, address, grace_seconds=0.05):
+        async with listening(never_ending, bound(address), grace_seconds=0.05):
             asking = asyncio.create_task(client.get(f"http://{address}/"))
             await asyncio.wait_for(begun.wait(), 5)
         with pytest.raises(httpx.TransportError):
@@ -63,7 +63,7 @@ async def test_requests_that_outlast_the_grace_are_cut_off_without_an_error_of_o
 async def test_an_address_of_ip_version_6_is_listened_on() -> None:
     address = f"[::1]:{free_port()}"
 
-    async with listening(in_three_writes, address), httpx.AsyncClient() as client:
+    async with listening(in_three_writes, bound(address)), httpx.AsyncClient() as client:
         answer = await client.get(f"http://{address}/")
 
     assert answer.text == "ab"
@@ -71,7 +71,7 @@ async def test_an_address_of_ip_version_6_is_listened_on() -> None:
 
 async def test_a_host_that_does_not_exist_is_named() -> None:
     with pytest.raises(PortTakenError, match=r"cannot listen on nowhere\.invalid:8080: .*choose"):
-        async with listening(in_three_writes, "nowhere.invalid:8080"):
+        async with listening(in_three_writes, bound("nowhere.invalid:8080")):
             pass
 
 
@@ -92,7 +92,7 @@ async def answered(url: str, *parts: bytes) -> bytes:
 @asynccontextmanager
 async def bounded(**limits: Any) -> AsyncIterator[str]:
     address = f"127.0.0.1:{free_port()}"
-    async with listening(in_three_writes, address, grace_seconds=1, **limits):
+    async with listening(in_three_writes, bound(address), grace_seconds=1, **limits):
         yield f"http://{address}"
 
 
@@ -154,7 +154,7 @@ async def test_a_body_that_never_comes_whole_is_not_waited_for() -> None:
         ended.set()
 
     address = f"127.0.0.1:{free_port()}"
-    async with listening(reads, address, grace_seconds=1, request_seconds=0.2):
+    async with listening(reads, bound(address), grace_seconds=1, request_seconds=0.2):
         head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"
         assert await answered(f"http://{address}", head) == b""
         await asyncio.wait_for(ended.wait(), 5)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from capture.rows import LogitRow, encode_logits
 from capture.writer import Spool, SpoolLimits
-from gateway.listener import listening
+from gateway.listener import bound, listening
 from tests.support.fake_engine import Body, FakeEngine
 from tests.support.log_rows import logit_row
 
@@ -51,7 +51,7 @@ async def run(address: str, folder: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     spool = Spool(folder, "logits", encode_logits, limits=LIMITS)
-    async with listening(TappedEngine(spool).app, address, grace_seconds=1):
+    async with listening(TappedEngine(spool).app, bound(address), grace_seconds=1):
         await stop.wait()
     await asyncio.to_thread(spool.close)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from capture.rows import encode_logits
 from capture.writer import Spool
-from gateway.listener import listening
+from gateway.listener import bound, listening
 from tests.support.engine_process import LIMITS, TappedEngine
 from tests.support.fake_engine import FakeEngine
 
@@ -51,7 +51,7 @@ async def run(address: str) -> None:
             stack.push_async_callback(asyncio.to_thread, spool.close)
             engine = TappedEngine(spool)
         engine.hold = Path(os.environ["HOLD"])
-        await stack.enter_async_context(listening(engine.app, address, grace_seconds=1))
+        await stack.enter_async_context(listening(engine.app, bound(address), grace_seconds=1))
         await stop.wait()
 
 

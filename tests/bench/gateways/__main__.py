@@ -1,5 +1,7 @@
 """What pointing an app at a gateway costs: Retort, LiteLLM and Portkey before the same mock engine.
 
+``bare`` is what the libraries of Retort's hot path cost with nothing of Retort's in between.
+
 ``make bench-gateway`` writes ``bench/gateway.json`` and prints the table. The mock and the load
 share one core, all gateways another; every round measures each of them, in another order. The
 last part asks a real vLLM straight and through Retort.
@@ -22,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench.gateways.arms import PEERS, Arm, mock_engine, retort
+from tests.bench.gateways.arms import PEERS, Arm, bare, mock_engine, retort
 from tests.bench.gateways.load import Measured, percentile, run
 from tests.bench.gateways.real import vllm_ratio
 
@@ -96,26 +98,21 @@ class Result:
 
 def main() -> int:
     """Measure, write the JSON, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench"))
-    parser.add_argument("--demo", type=Path, default=Path("demo"), help="where its teacher is")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--skip-vllm", action="store_true")
-    options = parser.parse_args()
+    options = read_options()
     load_core, gateway_core = two_cores()
     os.sched_setaffinity(0, {load_core})
     with tempfile.TemporaryDirectory(prefix="retort-bench-") as folder, ExitStack() as stack:
         home = Path(folder)
         direct = stack.enter_context(mock_engine(home, str(load_core)))
         engine = direct.target.url
+        relay = stack.enter_context(bare(engine, home, str(gateway_core)))
         ours = stack.enter_context(retort(engine, home, str(gateway_core)))
         tools = options.out.resolve() / "peers"
         peers = [
             stack.enter_context(PEERS[name](engine, home, str(gateway_core), tools))
             for name in options.peers
         ]
-        results = take_turns([direct, ours, *peers], options.rounds)
+        results = take_turns([direct, relay, ours, *peers], options.rounds)
         growth = memory_growth(ours)
     document: dict[str, object] = {name: result.medians() for name, result in results.items()}
     document["ratio"] = ratios(results)
@@ -129,6 +126,17 @@ def main() -> int:
     show(document)
     console.print(path)
     return 0
+
+
+def read_options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="where its teacher is")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--skip-vllm", action="store_true")
+    return parser.parse_args()
 
 
 def two_cores() -> tuple[int, int]:
@@ -195,7 +203,7 @@ def ratios(results: Mapping[str, Result]) -> dict[str, float]:
     found = {
         f"{figure}_over_{name}": paired(ours[figure], peer.figures[figure], lambda a, b: a / b)
         for name, peer in results.items()
-        if name in PEERS
+        if name in {*PEERS, "bare"}
         for figure in ("requests_per_second", "streams_per_second")
     }
     for figure in ("p50_ms_c1", "p99_ms_c1", "first_byte_p50_ms_c1"):

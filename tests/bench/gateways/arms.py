@@ -75,6 +75,15 @@ url = "{engine}"
 
 
 @contextmanager
+def bare(engine: str, home: Path, cores: str) -> Iterator[Arm]:
+    """The libraries that Retort's hot path is made of, and nothing else."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.gateways.bare", str(port), engine]
+    with running("bare", command, Target(f"http://127.0.0.1:{port}"), home, cores) as arm:
+        yield arm
+
+
+@contextmanager
 def litellm(engine: str, home: Path, cores: str, tools: Path) -> Iterator[Arm]:
     """LiteLLM's proxy with one worker and its master key."""
     folder = tools / "litellm"
