@@ -1,14 +1,16 @@
-"""Rows of the two tables as dataclasses, and their encoding as Arrow record batches."""
+"""Rows of the two tables as dataclasses, and their encoding for the spool."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
-from capture.schema import EXCHANGES, LOGITS, SCHEMA_VERSION
+from capture.frames import ROWS_MARK, Rows
+from capture.schema import LOGITS, SCHEMA_VERSION
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -78,16 +80,21 @@ class LogitRow:
 _ARRAYS = tuple(f.name for f in fields(LogitRow) if pa.types.is_list(LOGITS.field(f.name).type))
 
 
-_EXCHANGE = pa.struct(list(EXCHANGES))
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
-def encode_exchanges(rows: Sequence[ExchangeRow]) -> pa.RecordBatch:
-    """Return one record batch with a row per exchange.
+def encode_exchanges(rows: Sequence[ExchangeRow]) -> Rows:
+    """Return the rows as JSON: the gateway writes them one by one, the committer reads many."""
+    body = orjson.dumps(rows, default=_microseconds, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    return Rows(ROWS_MARK + body, len(rows))
 
-    As one array of structs: for a single row a quarter of the time of an array per column.
-    """
-    values = [{name: getattr(row, name) for name in EXCHANGES.names} for row in rows]
-    return pa.RecordBatch.from_struct_array(pa.array(values, _EXCHANGE))
+
+def _microseconds(moment: object) -> int:
+    """A moment as Arrow's timestamps count it."""
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{type(moment).__name__} is no column's type")
+    return (moment - EPOCH) // MICROSECOND
 
 
 def encode_logits(rows: Sequence[LogitRow]) -> pa.RecordBatch:

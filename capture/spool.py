@@ -1,8 +1,8 @@
-"""Spool segments: append-only files of framed, checksummed Arrow record batches.
+"""Spool segments: append-only files of framed, checksummed batches of rows.
 
 ``TABLE-WRITER-SEQUENCE.open`` is being written and is locked by its writer; ``.seg`` is closed and
 may be committed; ``.bad`` is damaged and set aside until a repair. Of its frames the first holds
-the header (JSON), the second the Arrow schema, each further one a record batch. Whatever follows
+the header (JSON), the second the Arrow schema, each further one rows. Whatever follows
 the last whole frame is a torn tail, the trace of a crash. ``TABLE-WRITER.lock`` is locked while
 its writer lives, whether or not it has a segment open.
 """
@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from capture.damage import Damage
 from capture.errors import SpoolError
-from capture.frames import Frame, Span, frame, read_batch, walk
+from capture.frames import Frame, Rows, Span, frame, read_batch, walk
 from capture.locks import create_locked, locked_if_free, sync_folder
 from capture.schema import TABLES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no rows as JSON
+READABLE = (1, 2)
+EXPECTED = " or ".join(map(str, READABLE))
 NUM_HEADS = 2  # frames before the first batch
 OPEN, CLOSED, BAD, LOCK = ".open", ".seg", ".bad", ".lock"
 NAME = re.compile(r"([a-z]+)-([0-9a-z]+)-([0-9]{6,})")
@@ -128,7 +130,7 @@ class SegmentWriter:
         """Size of the segment under way."""
         return self.current.num_bytes if self.current else 0
 
-    def append(self, batch: pa.RecordBatch) -> None:
+    def append(self, batch: pa.RecordBatch | Rows) -> None:
         """Hand a batch to the operating system: it survives us, but not yet a power loss.
 
         Raises:
@@ -136,7 +138,7 @@ class SegmentWriter:
         """
         if self.current is None:
             self.current = self._open()
-        self.current.append([batch.serialize()])
+        self.current.append([batch.payload if isinstance(batch, Rows) else batch.serialize()])
 
     def rotate(self) -> None:
         """Close the segment under way, if any, so that it may be committed."""
@@ -228,8 +230,8 @@ def _fault_of_header(found: Frame, name: SegmentName) -> Damage | None:
     try:
         header = json.loads(bytes(found.payload))
         version = header["format_version"]
-        if version != FORMAT_VERSION:
-            return Damage("format", 0, found.start, f"format {version}, expected {FORMAT_VERSION}")
+        if version not in READABLE:
+            return Damage("format", 0, found.start, f"format {version}, expected {EXPECTED}")
         named = SegmentName(header["table"], header["writer"], header["sequence"])
     except (ValueError, KeyError, TypeError):
         return Damage("header", 0, found.start)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from capture.account import Account
+from capture.frames import Rows
 from capture.locks import create_locked, make_folder
 from capture.schema import TABLES
 from capture.spool import LOCK, SegmentWriter
@@ -66,7 +67,7 @@ class Spool(Generic[T]):
         self,
         folder: Path,
         table: str,
-        encode: Callable[[Sequence[T]], pa.RecordBatch],
+        encode: Callable[[Sequence[T]], pa.RecordBatch | Rows],
         *,
         limits: SpoolLimits,
     ) -> None:
@@ -75,7 +76,7 @@ class Spool(Generic[T]):
         Args:
             folder: On a local disk; writers of several processes may share it.
             table: Name of the table.
-            encode: Turns rows into one record batch, a row each; called in the spool's thread.
+            encode: Turns rows into one batch, a row each; called in the spool's thread.
             limits: See ``SpoolLimits``.
         """
         make_folder(folder)
@@ -206,7 +207,7 @@ class Spool(Generic[T]):
                 self._told(encoded)
         return refused
 
-    def _append(self, batch: pa.RecordBatch) -> bool:
+    def _append(self, batch: pa.RecordBatch | Rows) -> bool:
         if self._segments.current is not None and self._segments.current.has_failed:
             self._rotate()
         try:
@@ -227,7 +228,9 @@ class Spool(Generic[T]):
         if waiting:
             self._syncer.sync_for(waiting)
 
-    def _encoded(self, offers: list[_Offer[T]]) -> Iterator[tuple[list[_Offer[T]], pa.RecordBatch]]:
+    def _encoded(
+        self, offers: list[_Offer[T]]
+    ) -> Iterator[tuple[list[_Offer[T]], pa.RecordBatch | Rows]]:
         """Encode all rows at once; one that cannot be encoded does not take others along."""
         try:
             batch = self._encode([offer.row for offer in offers])

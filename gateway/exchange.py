@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from random import Random
 
-import pyarrow as pa
-
+from capture.frames import Rows
 from capture.rows import ExchangeRow, encode_exchanges
 from capture.wire import WireAnswer
 from gateway.answer import Answer, Json
@@ -167,7 +166,7 @@ class Exchange:
         text = self.keeping.text(self.request.body, self.request.parsed, answer)
         return ExchangeRow(
             exchange_id=self.exchange_id,
-            day=self.started_at.strftime("%Y-%m-%d"),
+            day=self.started_at.date().isoformat(),
             started_at=self.started_at,
             route=self.request.route,
             deployment=self.deployment.name,
@@ -204,6 +203,6 @@ class Exchange:
         return text.is_redacted or self.status != "completed"
 
 
-def encode(exchanges: Sequence[Exchange]) -> pa.RecordBatch:
+def encode(exchanges: Sequence[Exchange]) -> Rows:
     """Encode ended exchanges for the spool."""
     return encode_exchanges([exchange.to_row() for exchange in exchanges])

@@ -5,6 +5,7 @@ The disk may fail or stall; a client never fails with it and waits for a bounded
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -91,21 +92,29 @@ class _Patience:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._is_at_end = False
+        self._taken: deque[asyncio.Future[bool]] = deque()
+        self._is_scheduled = False
 
     def begin(self) -> tuple["asyncio.Future[bool]", Written]:
         """What says whether a row has taken the step, and what any thread tells it with."""
         loop = asyncio.get_running_loop()
         step: asyncio.Future[bool] = loop.create_future()
 
-        def resolve() -> None:
-            self._is_at_end = False
-            _settle(step, is_done=True)
-
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(resolve)
+            self._taken.append(step)
+            if self._is_scheduled:  # the loop is woken once for all rows of a write
+                return
+            self._is_scheduled = True
+            with contextlib.suppress(RuntimeError):  # it has closed: nobody waits any more
+                loop.call_soon_threadsafe(self._resolve)
 
         return step, tell
+
+    def _resolve(self) -> None:
+        self._is_scheduled = False
+        self._is_at_end = False
+        while self._taken:
+            _settle(self._taken.popleft(), is_done=True)
 
     async def wait(self, steps: "Sequence[asyncio.Future[bool]]") -> bool:
         """Wait for all of them, and return whether they are done."""

@@ -4,7 +4,6 @@ A key is ``rt-ID.SECRET``, the secret 256 random bits. We keep its id and an HMA
 reads the state store learns no key.
 """
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable, Mapping
@@ -77,7 +76,7 @@ def shown(key_id: str, secret: str) -> str:
 
 def digest_of(pepper: bytes, secret: bytes) -> bytes:
     """What is kept of a secret."""
-    return hmac.digest(pepper, secret, hashlib.sha256)
+    return hmac.digest(pepper, secret, "sha256")
 
 
 class KeyRing:
@@ -85,6 +84,7 @@ class KeyRing:
 
     def __init__(self, pepper: bytes, keys: Iterable[ApiKey]) -> None:
         self._pepper = pepper
+        self._salts: dict[str, str] = {}
         self._keys = {key.id.encode(): key for key in keys}
 
     def find(self, headers: Mapping[bytes, bytes]) -> ApiKey:
@@ -106,6 +106,12 @@ class KeyRing:
 
     def cache_salt(self, tenant: str) -> str:
         """What keeps a tenant's cached prefixes from being felt by others."""
+        salt = self._salts.get(tenant)
+        if salt is None:
+            salt = self._salts[tenant] = self._derive(tenant)
+        return salt
+
+    def _derive(self, tenant: str) -> str:
         name = tenant.encode()
         framed = b"cache salt" + len(name).to_bytes(8) + name
-        return hmac.digest(self._pepper, framed, hashlib.sha256).hex()
+        return hmac.digest(self._pepper, framed, "sha256").hex()

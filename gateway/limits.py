@@ -51,8 +51,10 @@ class Account:
 
     def keep_to(self, quota: Quota, now: float) -> None:
         """Take a quota; if it is another one, its minute begins unused."""
-        if quota != self.quota:
-            self.quota = quota
+        if quota is self.quota:
+            return
+        before, self.quota = self.quota, quota
+        if quota != before:
             self.requests = _bucket(quota.requests_per_minute, now)
             self.tokens = _bucket(quota.tokens_per_minute, now)
 
@@ -141,11 +143,17 @@ class Limiter:
             account.settle(reservation.tokens, tokens)
 
     def _accounts_of(self, key: ApiKey, now: float) -> tuple[Account, Account]:
-        of_key = self._accounts.setdefault(("key", key.id), Account())
-        of_tenant = self._accounts.setdefault(("tenant", key.tenant), Account())
+        of_key = self._account("key", key.id)
+        of_tenant = self._account("tenant", key.tenant)
         of_key.keep_to(key.quota, now)
         of_tenant.keep_to(self.tenants.get(key.tenant, NO_QUOTA), now)
         return of_key, of_tenant
+
+    def _account(self, kind: str, name: str) -> Account:
+        account = self._accounts.get((kind, name))
+        if account is None:
+            account = self._accounts[kind, name] = Account()
+        return account
 
 
 def _bucket(per_minute: int | None, now: float) -> Bucket | None:

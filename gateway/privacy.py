@@ -85,6 +85,13 @@ class Keeping:
         asked = parsed if self.redacted is None else self.redacted
         request = body if self.redacted is None else orjson.dumps(asked)
         params = {key: asked[key] for key in PARAMS if key in asked}
+        if not self.redactor.is_active:
+            return KeptText(
+                request=request.decode("utf-8", errors="replace"),
+                params=orjson.dumps(params).decode(),
+                response_text=answer.texts,
+                tool_calls=answer.tool_calls,
+            )
         texts = [self.redactor.text(text) for text in answer.texts]
         calls = answer.calls and self.redactor.value(answer.calls)
         hidden = [self.redactor.text(text) for text in answer.hidden_texts]

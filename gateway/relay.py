@@ -27,6 +27,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange, Request, new_id
 from gateway.gate import Gate
+from gateway.http import LEAVING
 from gateway.keeper import Keeper
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
@@ -92,15 +93,14 @@ class Relay:
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay until the answer is out or the client leaves, whichever comes first."""
-        serving = asyncio.current_task()
+        serving, leaving = asyncio.current_task(), scope[LEAVING]
 
-        def on_left(_: object) -> None:
+        def on_left() -> None:
             if exchange.ended is None and serving is not None:
                 exchange.aborted = True
                 serving.cancel()
 
-        leaving = asyncio.ensure_future(receive())  # can only be the client's disconnect
-        leaving.add_done_callback(on_left)
+        leaving.add(on_left)
         try:
             await self._relay(exchange, scope, receive, send)
         except asyncio.CancelledError:
@@ -108,7 +108,7 @@ class Relay:
                 raise
             serving.uncancel()
         finally:
-            leaving.cancel()
+            leaving.discard(on_left)
 
     async def _read(self, scope: Scope, receive: Receive, key: ApiKey | None) -> Request:
         """Read and check a body.

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from capture.frames import Frame, read_batch
 from capture.parquet import GRID_NATS, round_logprobs, rounded, write_parquet
 from capture.rows import encode_exchanges, encode_logits
+from capture.schema import EXCHANGES
 from tests.support.log_rows import exchange_row, logit_row
 
 LOGPROBS = arrays.arrays(np.float32, st.integers(0, 20), elements=st.floats(-1e6, 0, width=32))
@@ -71,9 +73,11 @@ def test_ids_and_logprobs_are_split_into_byte_streams_without_a_dictionary(tmp_p
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    exchanges = encode_exchanges([exchange_row("a"), exchange_row("b", texts=("x", "y"))])
+    spooled = Frame(memoryview(exchanges.payload), 0, len(exchanges.payload))
     for batch in (
         encode_logits([logit_row("a"), logit_row("b", sizes=(1,))]),
-        encode_exchanges([exchange_row("a"), exchange_row("b", texts=("x", "y"))]),
+        read_batch(spooled, EXCHANGES),
     ):
         table = pa.Table.from_batches([batch])
         write_parquet(table, tmp_path / "file.parquet")

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,8 @@ from capture.errors import SpoolError
 from capture.locks import create_locked
 from capture.quarantine import Note, quarantined
 from capture.recovery import recover
-from capture.rows import LogitRow, encode_logits
-from capture.schema import LOGITS
+from capture.rows import ExchangeRow, LogitRow, encode_exchanges, encode_logits
+from capture.schema import EXCHANGES, LOGITS
 from capture.spool import (
     BAD,
     OpenSegment,
@@ -27,7 +28,7 @@ from capture.spool import (
     segments,
 )
 from tests.support.full_disk import full_disk
-from tests.support.log_rows import logit_row
+from tests.support.log_rows import exchange_row, logit_row
 from tests.support.log_strategies import logit_rows
 
 
@@ -128,6 +129,37 @@ def test_a_flipped_byte_never_yields_other_rows(
     assert not segment.is_whole
     assert len(segment.batches) < len(batches)
     assert all(map(pa.RecordBatch.equals, segment.batches, batches))
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=9)
+
+
+@given(
+    rows=st.lists(
+        st.builds(
+            exchange_row,
+            TEXTS,
+            texts=st.lists(TEXTS, max_size=3).map(tuple),
+            completion_tokens=st.none() | st.integers(0, 2**31 - 1),
+            tenant=st.none() | TEXTS,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=30)
+def test_exchanges_come_back_as_they_were(rows: list[ExchangeRow]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SegmentWriter(Path(folder), "exchanges", EXCHANGES, "w")
+        writer.append(encode_exchanges(rows))
+        writer.append(encode_exchanges(rows[:1]))
+        writer.rotate()
+        segment = read_segment(*closed_segments(Path(folder)))
+
+    assert segment.is_whole
+    assert [batch.num_rows for batch in segment.batches] == [len(rows), 1]
+    assert all(batch.schema == EXCHANGES for batch in segment.batches)
+    assert segment.batches[0].to_pylist() == [asdict(row) for row in rows]
 
 
 def test_a_tail_of_zeros_is_torn_off(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def main() -> int:
         growth = memory_growth(ours)
     document: dict[str, object] = {name: result.medians() for name, result in results.items()}
     document["ratio"] = ratios(results)
-    document["rss_growth_mb"] = growth
+    document["rss_growth_mb"] = growth["serving"]
+    document["committer_rss_growth_mb"] = growth["committer"]
     if not options.skip_vllm:
         os.sched_setaffinity(0, {load_core, gateway_core})
         document["vllm_ratio"] = vllm_ratio(options.demo, console)
@@ -185,8 +186,8 @@ def take_turns(arms: list[Arm], rounds: int) -> dict[str, Result]:
     return results
 
 
-def memory_growth(arm: Arm) -> float:
-    """What a hundred thousand requests add to a gateway's memory, in MB."""
+def memory_growth(arm: Arm) -> dict[str, float]:
+    """What a hundred thousand requests add to memory, in MB: the gateway's, its committer's."""
 
     def ask(answers: int) -> None:
         asyncio.run(run(arm.target, connections=NUM_CONNECTIONS, answers=answers))
@@ -194,7 +195,7 @@ def memory_growth(arm: Arm) -> float:
     ask(NUM_WARMING)
     before = arm.rss_mb()
     ask(NUM_FOR_MEMORY)
-    return arm.rss_mb() - before
+    return {part: after - before[part] for part, after in arm.rss_mb().items()}
 
 
 def ratios(results: Mapping[str, Result]) -> dict[str, float]:

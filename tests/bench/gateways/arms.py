@@ -33,10 +33,13 @@ class Arm:
     target: Target
     process: psutil.Process
 
-    def rss_mb(self) -> float:
-        """Resident memory of the process and its children, in MB."""
-        family = [self.process, *self.process.children(recursive=True)]
-        return float(sum(one.memory_info().rss for one in family) / 1e6)
+    def rss_mb(self) -> dict[str, float]:
+        """Resident memory in MB: of what serves, and of the committer beside it, if any."""
+        found = {"serving": 0.0, "committer": 0.0}
+        for process in (self.process, *self.process.children(recursive=True)):
+            part = "committer" if "commit" in process.cmdline() else "serving"
+            found[part] += process.memory_info().rss / 1e6
+        return found
 
 
 @contextmanager
