@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench-capture bench-gateway bench-log install lock clean
+.PHONY: demo test check bench-capture bench-gateway bench-log bench-loss install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -42,6 +42,10 @@ bench-gateway: install
 # Bytes per token, fidelity and speed of the log against other layouts; LOG=folder measures a real log too.
 bench-log: install
 	$(BIN)/python -m tests.bench.log $(if $(LOG),--log $(LOG))
+
+# Memory and time of projection and loss, fused beside plain, at two vocabularies.
+bench-loss: install
+	$(BIN)/python -m tests.bench.loss
 
 install: $(STAMP)
 

@@ -23,7 +23,7 @@ with best as (
 longest as (
     select
         exchange_id, choice, model_revision, tokenizer_hash, prompt_ids, completion_ids, topk_size,
-        topk_ids, topk_logprobs, tail_logprob
+        topk_ids, topk_logprobs, tail_logprob, tail_draws
     from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {COMPLETE})
     semi join best using (exchange_id, choice, rank)
 )
@@ -31,7 +31,7 @@ select
     exchanges.exchange_id, choice, exchanges.day, route, role, model, longest.model_revision,
     tokenizer_hash, request, params, response_text[choice + 1] as response_text,
     finish_reason[choice + 1] as finish_reason, prompt_ids, completion_ids, topk_size, topk_ids,
-    topk_logprobs, tail_logprob, started_at
+    topk_logprobs, tail_logprob, tail_draws, started_at
 from longest join exchanges on exchanges.exchange_id = longest.exchange_id
 where status = 'completed'
 """  # noqa: S608  constants

@@ -8,6 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from capture.config import read_table
 from capture.store import LogFolder
 
+LossName = Literal[
+    "behaviour_cloning",
+    "forward_kl",
+    "forward_kl_draws",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_kl",
+    "renormalised_topk",
+    "zero_tail",
+]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -38,6 +48,8 @@ class TrainerConfig(BaseModel):
         teacher: Hugging Face folder of the model whose distribution was logged.
         student: Hugging Face folder to start from; without it the teacher is cut down.
         out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
+        loss: One of ``trainer.losses.LOSSES``.
+        loss_share: How much of the loss that is; the rest is the generated token's cross-entropy.
         batch_tokens: Padded tokens per step.
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring.
@@ -53,7 +65,8 @@ class TrainerConfig(BaseModel):
     student: Path | None = None
     cut: CutConfig = CutConfig()
     out: Path
-    loss: Literal["forward_kl", "behaviour_cloning"] = "forward_kl"
+    loss: LossName = "forward_kl"
+    loss_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     steps: PositiveInt = 600
     batch_tokens: PositiveInt = 512
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4

@@ -25,6 +25,7 @@ COLUMNS = (
     "topk_ids",
     "topk_logprobs",
     "tail_logprob",
+    "tail_draws",
 )
 
 
@@ -69,6 +70,8 @@ class Dataset:
         topk_ids: Those entries, position after position, likeliest first.
         topk_logprobs: Their natural-log probabilities, aligned with ``topk_ids``.
         tail_logprob: Natural log of the mass outside the entries, one per position.
+        tail_draws: Ids drawn from outside them, equally many per position or none at all; -1 where
+            there was nothing to draw from.
     """
 
     model_revision: str
@@ -78,6 +81,7 @@ class Dataset:
     topk_ids: Ragged
     topk_logprobs: Ragged
     tail_logprob: Ragged
+    tail_draws: Ragged
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -20,7 +20,7 @@ from trainer.dataset import Dataset, Ints, from_table, split
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality, evaluate
 from trainer.loop import Recipe, Step, make_optimizer, train
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
 from trainer.precision import in_fast_dtype
 from trainer.reduction import Reduction
@@ -100,6 +100,11 @@ class Distillation:
         report("reading the teacher")
         teacher = open_teacher(config.teacher, device)
         dataset = from_table(table, config.teacher)
+        if config.loss == "forward_kl_draws" and not len(dataset.tail_draws.values):
+            raise DatasetError(
+                "the log holds no ids drawn from the tail: capture with [capture] tail_draws = 4, "
+                'or train with loss = "forward_kl"'
+            )
         train_rows, heldout_rows = split(dataset, config.heldout_fraction)
         if config.student is not None:
             student = open_student(config.student, config.teacher, device)
@@ -115,7 +120,7 @@ class Distillation:
         """Settings of the loop."""
         config = self.config
         return Recipe(
-            LOSSES[config.loss],
+            mixed(LOSSES[config.loss], config.loss_share),
             config.steps,
             config.batch_tokens,
             config.learning_rate,

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
-from trainer.losses import behaviour_cloning, forward_kl
+from trainer.fused import each_seen
+from trainer.losses import Targets, behaviour_cloning, classes, forward_kl
 from trainer.packing import collate, epoch_batches
-from trainer.student import completion_logits
+from trainer.student import completion_hidden
+from trainer.student_view import Seen
+
+NUM_BINS = 15  # of confidence; the number that papers use
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,10 @@ class Quality:
         kl_to_teacher_nats: KL(teacher || student) over the logged entries and one tail class.
         top1_agreement: Share of tokens whose likeliest token is the teacher's.
         cross_entropy: Of the tokens that were generated, in nats.
+        mass_overlap: Mass that teacher and student give to the same classes.
+        entropy_ratio: The student's entropy over the teacher's, over those classes.
+        ece: Expected calibration error of the likeliest token being the one that was generated,
+            over 15 bins of confidence.
         rows: Examples measured.
         tokens: Completion tokens measured.
     """
@@ -26,6 +35,9 @@ class Quality:
     kl_to_teacher_nats: float
     top1_agreement: float
     cross_entropy: float
+    mass_overlap: float
+    entropy_ratio: float
+    ece: float
     rows: int
     tokens: int
 
@@ -35,17 +47,46 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
     """Measure the student in the precision of its weights."""
     student.eval()
     device = student.device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
     for positions in epoch_batches(dataset.lengths[rows], batch_tokens, (0, 0)):
         batch = collate(dataset, rows[positions], device)
-        logits_NV = completion_logits(student, batch)
-        hits_N = logits_NV.argmax(dim=-1) == batch.targets.topk_ids_NK[:, 0]
-        per_token = (
-            forward_kl(logits_NV, batch.targets),
-            hits_N,
-            behaviour_cloning(logits_NV, batch.targets),
-        )
-        sums += torch.stack([values_N.double().sum() for values_N in per_token])
+        hidden_ND = completion_hidden(student, batch)
+        for chunk in each_seen(hidden_ND, student.lm_head.weight, batch.targets):
+            hits_N = chunk.best_N == chunk.targets.topk_ids_NK[:, 0]
+            per_token = (*_compared(chunk.seen, chunk.targets), hits_N)
+            sums += torch.stack([values_N.double().sum() for values_N in per_token])
+            is_right_N = chunk.best_N == chunk.targets.completion_ids_N
+            bins += _binned(chunk.confidence_N.double(), is_right_N.double())
     tokens = int(dataset.completion_ids.lengths[rows].sum())
-    kl, agreement, cross_entropy = (sums / tokens).tolist()
-    return Quality(kl, agreement, cross_entropy, len(rows), tokens)
+    kl, cross_entropy, overlap, teachers, students, agreement = (sums / tokens).tolist()
+    confidence_B, right_B = bins
+    return Quality(
+        kl_to_teacher_nats=kl,
+        top1_agreement=agreement,
+        cross_entropy=cross_entropy,
+        mass_overlap=overlap,
+        entropy_ratio=students / teachers if teachers else float("nan"),
+        ece=float((confidence_B - right_B).abs().sum()) / tokens,
+        rows=len(rows),
+        tokens=tokens,
+    )
+
+
+def _compared(seen: Seen, targets: Targets) -> tuple[Tensor, ...]:
+    """Per token: KL, cross-entropy, overlap, the teacher's entropy, the student's."""
+    teacher_NC, student_NC = (side.exp() for side in classes(seen, targets))
+    return (
+        forward_kl(seen, targets),
+        behaviour_cloning(seen, targets),
+        torch.minimum(teacher_NC, student_NC).sum(dim=-1),
+        torch.special.entr(teacher_NC).sum(dim=-1),
+        torch.special.entr(student_NC).sum(dim=-1),
+    )
+
+
+def _binned(confidence_N: Tensor, is_right_N: Tensor) -> Tensor:
+    """Per bin of confidence: the sum of its tokens' confidence, and how many were right."""
+    bin_N = (confidence_N * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+    sums = (torch.bincount(bin_N, values_N, NUM_BINS) for values_N in (confidence_N, is_right_N))
+    return torch.stack(list(sums))

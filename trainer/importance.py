@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trainer.fused import each_seen
 from trainer.losses import forward_kl
 from trainer.packing import Batch
-from trainer.student import completion_logits
+from trainer.student import completion_hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,16 @@ def _rank_layers(teacher: PreTrainedModel, batch: Batch) -> list[int]:
     damage = []
     for layer in teacher.model.layers:
         hook = layer.register_forward_hook(lambda _layer, inputs, _output: inputs[0])
-        damage.append(forward_kl(completion_logits(teacher, batch), batch.targets).mean().item())
+        damage.append(_kl(teacher, batch))
         hook.remove()
     return sorted(range(len(damage)), key=lambda index: -damage[index])
+
+
+def _kl(model: PreTrainedModel, batch: Batch) -> float:
+    """Mean KL to what was logged, in nats."""
+    hidden_ND = completion_hidden(model, batch)
+    chunks = each_seen(hidden_ND, model.lm_head.weight, batch.targets)
+    return torch.cat([forward_kl(chunk.seen, chunk.targets) for chunk in chunks]).mean().item()
 
 
 @dataclass(slots=True)

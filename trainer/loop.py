@@ -9,11 +9,12 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
+from trainer.fused import fused_loss
 from trainer.losses import Loss
 from trainer.packing import collate, endless_batches
 from trainer.precision import fast_products
 from trainer.schedule import learning_rate_factor
-from trainer.student import completion_logits
+from trainer.student import completion_hidden
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01  # of matrices; norm gains are left alone
@@ -84,8 +85,10 @@ def train(
             group["lr"] = rate
         batch = collate(dataset, rows[positions], student.device)
         with fast_products(student.device):
-            logits_NV = completion_logits(student, batch)
-        loss = recipe.loss(logits_NV, batch.targets).mean()
+            hidden_ND = completion_hidden(student, batch)
+            share_N = hidden_ND.new_full((len(hidden_ND),), 1 / len(hidden_ND))
+            projection = student.lm_head.weight
+            loss = fused_loss(hidden_ND, projection, batch.targets, recipe.loss, share_N)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
         optimizer.step()

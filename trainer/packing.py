@@ -99,7 +99,23 @@ def _targets(dataset: Dataset, rows: Ints, device: torch.device) -> Targets:
         torch.from_numpy(ids_NK).to(device),
         torch.from_numpy(logprobs_NK).to(device),
         torch.from_numpy(_gather(dataset.tail_logprob, rows).astype(np.float32)).to(device),
+        _draws(dataset, rows, device),
     )
+
+
+def _draws(dataset: Dataset, rows: Ints, device: torch.device) -> Tensor | None:
+    """Ids drawn from the tail, as many columns as the row with most of them has; -1 fills up."""
+    found = []
+    for row in rows:
+        positions = len(dataset.completion_ids.row(row))
+        found.append(dataset.tail_draws.row(row).reshape(positions, -1))
+    width = max(draws.shape[1] for draws in found)
+    if not width:
+        return None
+    filled = [
+        np.pad(draws, ((0, 0), (0, width - draws.shape[1])), constant_values=-1) for draws in found
+    ]
+    return torch.from_numpy(np.concatenate(filled).astype(np.int64)).to(device)
 
 
 def _gather(ragged: Ragged, rows: Ints) -> np.ndarray:

@@ -17,17 +17,16 @@ from trainer.packing import Batch
 from trainer.precision import in_fast_dtype
 
 
-def completion_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return the scores of every completion token, in the order of ``batch.targets``.
-
-    The output projection, the widest layer of a small model, runs on those positions only.
+def completion_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return what the output projection takes to predict each completion token.
 
     Returns:
-        ``logits_NV`` in the dtype the model computes in.
+        ``hidden_ND``, in the order of ``batch.targets``; the projection, the widest layer of a
+        small model, has to run on those positions only.
     """
     hidden_BTD = model.model(batch.token_ids_BT, use_cache=False).last_hidden_state
-    logits_NV: Tensor = model.lm_head(hidden_BTD.flatten(0, 1)[batch.predicts_N])
-    return logits_NV
+    hidden_ND: Tensor = hidden_BTD.flatten(0, 1)[batch.predicts_N]
+    return hidden_ND
 
 
 def open_teacher(folder: Path, device: torch.device) -> PreTrainedModel:

@@ -74,10 +74,11 @@ def test_ids_and_logprobs_are_split_into_byte_streams_without_a_dictionary(tmp_p
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     exchanges = encode_exchanges([exchange_row("a"), exchange_row("b", texts=("x", "y"))])
-    spooled = Frame(memoryview(exchanges.payload), 0, len(exchanges.payload))
+    spooled = read_batch(Frame(memoryview(exchanges.payload), 0, 0), EXCHANGES)
+    assert spooled is not None
     for batch in (
         encode_logits([logit_row("a"), logit_row("b", sizes=(1,))]),
-        read_batch(spooled, EXCHANGES),
+        spooled,
     ):
         table = pa.Table.from_batches([batch])
         write_parquet(table, tmp_path / "file.parquet")

@@ -131,7 +131,7 @@ def test_a_flipped_byte_never_yields_other_rows(
     assert all(map(pa.RecordBatch.equals, segment.batches, batches))
 
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=9)
+TEXTS = st.text(max_size=9)  # without surrogates, which no UTF-8 holds
 
 
 @given(

@@ -1,21 +1,32 @@
-"""Rollouts on real engines under traffic: one that goes live, one that is rolled back."""
+"""Real engines under traffic, one gateway: an engine is killed with its whole group and comes back
+by itself; a good bundle goes live; a broken one is rolled back."""
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
-from capture.engine import free_port
+from capture.config import CaptureConfig, load
+from capture.engine import SERVER, free_port
+from capture.log import Log, query
+from capture.verify import verify
 from gateway.demo.weights import scramble
 from quant.bundle import Lineage, publish
 from tests.integration.conftest import ARGS, ONE_THREAD
+from tests.support.killable import command, wait_for
 from tests.support.retort import RETORT, address, serving
+from tests.support.tiny_model import make_tiny_model
 
+CLIENTS = 4
+PATIENCE_SECONDS = 300.0
 PAUSE_SECONDS = 0.4  # leaves the cores to the engine that is being started
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -96,20 +107,81 @@ async def rollout(config: Path, folder: Path) -> dict[str, object]:
     return result
 
 
-async def test_a_good_bundle_goes_live_and_a_broken_one_does_not(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    config = configure(tmp_path, tiny_model)
-    good = bundle(tiny_model, tmp_path / "good", broken=False)
-    bad = bundle(tiny_model, tmp_path / "bad", broken=True)
+def engines(model: Path) -> list[int]:
+    """Processes that lead the group of an engine of this model."""
+    lines = {int(path.name): command(path) for path in Path("/proc").glob("[0-9]*")}
+    return [
+        pid for pid, line in lines.items() if line[1:3] == ["-m", SERVER] and str(model) in line
+    ]
+
+
+async def answers(traffic: Traffic, status: int, number: int) -> None:
+    """Wait until so many more requests have ended with a status."""
+    seen = len(traffic.answers)
+
+    def has_come() -> bool:
+        return sum(s == status for s, _ in traffic.answers[seen:]) >= number
+
+    await asyncio.to_thread(wait_for, has_come, PATIENCE_SECONDS)
+
+
+def num_completed(settings: CaptureConfig) -> int:
+    """Completed exchanges in the log."""
+    with Log(settings.log).connect() as connection:
+        sql = "select count(*) as n from exchanges where status = 'completed'"
+        (row,) = query(connection, sql).to_pylist()
+    return int(row["n"])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A gateway's configuration, and the model that it serves: no other test's engine has that."""
+    folder = tmp_path_factory.mktemp("rollout")
+    model = make_tiny_model(folder / "tiny")
+    config = configure(folder, model)
     with serving(config):
-        traffic = Traffic(address(config))
-        clients = [asyncio.create_task(traffic.client(number)) for number in range(4)]
-        first = await rollout(config, good)
-        during_bad = len(traffic.answers)
-        second = await rollout(config, bad)
-        traffic.stopped = True
-        await asyncio.gather(*clients)
+        yield config, model
+
+
+async def test_a_killed_engine_comes_back_and_no_answered_exchange_is_lost(
+    running: tuple[Path, Path],
+) -> None:
+    config, model = running
+    traffic = Traffic(address(config))
+    clients = [asyncio.create_task(traffic.client(number)) for number in range(CLIENTS)]
+    await answers(traffic, 200, 20)
+    (before,) = engines(model)
+    os.killpg(before, signal.SIGKILL)
+    await asyncio.sleep(1)
+    await answers(traffic, 200, 20)
+    traffic.stopped = True
+    await asyncio.gather(*clients)
+    (after,) = engines(model)
+    async with httpx.AsyncClient(base_url=address(config)) as client:
+        metrics = (await client.get("/metrics")).text
+
+    assert after != before
+    assert {status for status, _ in traffic.answers} == {200}  # what broke off was asked again
+    assert 'retort_engine_crashes_total{deployment="tiny-teacher"} 1.0' in metrics
+    settings = load(config)
+    answered = len(traffic.answers)
+    await asyncio.to_thread(wait_for, lambda: num_completed(settings) == answered, 60)
+    assert verify(settings).problems == []
+
+
+async def test_a_good_bundle_goes_live_and_a_broken_one_does_not(
+    running: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config, model = running
+    good = bundle(model, tmp_path / "good", broken=False)
+    bad = bundle(model, tmp_path / "bad", broken=True)
+    traffic = Traffic(address(config))
+    clients = [asyncio.create_task(traffic.client(number)) for number in range(CLIENTS)]
+    first = await rollout(config, good)
+    during_bad = len(traffic.answers)
+    second = await rollout(config, bad)
+    traffic.stopped = True
+    await asyncio.gather(*clients)
 
     deployments = [deployment for _, deployment in traffic.answers]
     assert {status for status, _ in traffic.answers} == {200}

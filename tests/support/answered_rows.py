@@ -20,8 +20,9 @@ from tests.support.log_rows import DAY, exchange_row
 
 COLUMNS = [
     *("exchange_id", "choice", "model_revision", "tokenizer_hash", "prompt_ids"),
-    *("completion_ids", "topk_size", "topk_ids", "topk_logprobs", "tail_logprob"),
+    *("completion_ids", "topk_size", "topk_ids", "topk_logprobs", "tail_logprob", "tail_draws"),
 ]
+NUM_DRAWS = 2
 
 
 @torch.inference_mode()
@@ -29,6 +30,7 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
     """Ask random prompts of 3 to 8 tokens and keep adaptive top 16 of each sampled answer."""
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
     random = torch.Generator().manual_seed(seed)
+    of_draws = torch.Generator().manual_seed(seed)
     rows = []
     for number in range(num_rows):
         length = int(torch.randint(3, 9, (1,), generator=random))
@@ -36,7 +38,8 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
         for _ in range(tokens):
             probs = model(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probs, 1, generator=random)], dim=1)
-        top = candidates(model(ids).logits[0, length - 1 : -1], Limits(1, 16, 0.9))
+        logits = model(ids).logits[0, length - 1 : -1]
+        top = candidates(logits, Limits(1, 16, 0.9))
         top_ids, top_logprobs = top.ids_RK.numpy(), top.logprobs_RK.numpy()
         sizes = kept_sizes(top_logprobs, k_min=1, mass=0.9)
         is_kept = np.arange(top_ids.shape[1]) < sizes[:, None]
@@ -52,17 +55,28 @@ def answer(teacher: Path, num_rows: int, *, seed: int = 0, tokens: int = 6) -> p
                 "topk_ids": top_ids[is_kept],
                 "topk_logprobs": top_logprobs[is_kept],
                 "tail_logprob": tail_logprobs(top_logprobs, sizes),
+                "tail_draws": drawn(logits, top_ids, is_kept, of_draws).numpy(),
             }
         )
     fields = [LOGITS.field(name) for name in COLUMNS]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
+def drawn(
+    logits: torch.Tensor, top_ids: np.ndarray, is_kept: np.ndarray, random: torch.Generator
+) -> torch.Tensor:
+    """Ids from outside the entries of each position, in proportion to their mass."""
+    probs = logits.softmax(-1)
+    for row, (ids, kept) in enumerate(zip(top_ids, is_kept, strict=True)):
+        probs[row, ids[kept]] = 0.0
+    return torch.multinomial(probs, NUM_DRAWS, replacement=True, generator=random).flatten().int()
+
+
 def write_log(table: pa.Table, log: LogFolder, spool: Path) -> None:
     """Put answered rows into a log, each as one exchange of one choice."""
     exchanges = [exchange_row(row["exchange_id"]) for row in table.to_pylist()]
     logits = table.append_column(LOGITS.field("day"), [pa.array([DAY] * len(table))])
-    missing = {"source": "tap", "tail_draws": [], "flags": 0, "k_max": 16, "mass": 0.9}
+    missing = {"source": "tap", "flags": 0, "k_max": 16, "mass": 0.9}
     missing["schema_version"] = SCHEMA_VERSION
     for name, value in missing.items():
         column = pa.array([value] * len(table), LOGITS.field(name).type)

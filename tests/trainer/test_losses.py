@@ -1,4 +1,7 @@
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.support.reference import bucketed, kl_divergence, log_softmax
-from trainer.losses import Targets, behaviour_cloning, forward_kl
+from trainer import losses
+from trainer.config import LossName
+from trainer.losses import LOSSES, Loss, Targets
+from trainer.student_view import look
 
 VOCABULARY = 12
 scores = st.lists(
@@ -16,6 +22,19 @@ scores = st.lists(
 )
 sizes = st.integers(1, VOCABULARY)
 law = settings(max_examples=40)
+
+
+def of_logits(loss: Loss, logits: Tensor, targets: Targets) -> Tensor:
+    ids = (targets.completion_ids_N, targets.topk_ids_NK, targets.draws_NM)
+    return loss(look(logits, *ids), targets)
+
+
+def forward_kl(logits: Tensor, targets: Targets) -> Tensor:
+    return of_logits(losses.forward_kl, logits, targets)
+
+
+def behaviour_cloning(logits: Tensor, targets: Targets) -> Tensor:
+    return of_logits(losses.behaviour_cloning, logits, targets)
 
 
 def targets_of(teacher_logits: list[float], size: int, dtype: torch.dtype) -> Targets:
@@ -157,3 +176,90 @@ def test_behaviour_cloning_is_the_surprise_at_the_generated_token() -> None:
     targets = targets_of(student, 2, torch.float32)
     expected = -log_softmax(student)[VOCABULARY - 1]
     assert float(behaviour_cloning(torch.tensor([student]), targets)) == pytest.approx(expected)
+
+
+def mixture(one: list[float], other: list[float], share: float) -> list[float]:
+    """Logarithms of a mixture of two rows of probabilities."""
+    pairs = zip(one, other, strict=True)
+    return [math.log(share * math.exp(a) + (1 - share) * math.exp(b)) for a, b in pairs]
+
+
+def reverse(teacher: list[float], student: list[float]) -> float:
+    return kl_divergence(student, teacher)
+
+
+def jensen_shannon(teacher: list[float], student: list[float]) -> float:
+    middle = mixture(teacher, student, 0.5)
+    return (kl_divergence(teacher, middle) + kl_divergence(student, middle)) / 2
+
+
+def skewed(teacher: list[float], student: list[float]) -> float:
+    return kl_divergence(teacher, mixture(teacher, student, 0.1))
+
+
+@law
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("reverse_kl", reverse), ("jensen_shannon", jensen_shannon), ("skew_kl", skewed)],
+)
+@given(teacher=scores, student=scores, size=st.integers(1, VOCABULARY - 1))
+def test_each_divergence_is_what_its_definition_says(
+    name: str,
+    reference: Callable[[list[float], list[float]], float],
+    teacher: list[float],
+    student: list[float],
+    size: int,
+) -> None:
+    targets = targets_of(teacher, size, torch.float64)
+    head = targets.topk_ids_NK[0].tolist()
+    sides = (bucketed(log_softmax(side), head) for side in (teacher, student))
+    found = of_logits(LOSSES[name], torch.tensor([student], dtype=torch.float64), targets)
+
+    assert float(found) == pytest.approx(reference(*sides), rel=1e-7, abs=1e-9)
+    assert float(found) >= -1e-9
+
+
+@law
+@given(teacher=scores, student=scores, size=st.integers(1, VOCABULARY - 1))
+def test_draws_give_the_full_gradient_on_average(
+    teacher: list[float], student: list[float], size: int
+) -> None:
+    """Every id outside the entries drawn once, weighted by its mass: the exact expectation."""
+    targets = targets_of(teacher, size, torch.float64)
+    logprobs, head = log_softmax(teacher), targets.topk_ids_NK[0].tolist()
+    outside = [i for i in range(VOCABULARY) if i not in head]
+    masses = np.exp([logprobs[i] for i in outside])
+    logits = (torch.tensor([student], dtype=torch.float64) / 5).requires_grad_()
+    expected = torch.zeros_like(logits)
+    for token, mass in zip(outside, masses / masses.sum(), strict=True):
+        drawn = replace(targets, draws_NM=torch.tensor([[token]]))
+        (grad,) = torch.autograd.grad(of_logits(losses.forward_kl_draws, logits, drawn), logits)
+        expected += mass * grad
+    full = logits.softmax(-1) - torch.tensor([logprobs], dtype=torch.float64).exp()
+
+    assert torch.allclose(expected, full, atol=1e-7)
+
+
+def test_renormalising_overstates_the_entries_and_a_tail_of_zero_can_fall_below_zero() -> None:
+    teacher = [2.0] + [0.0] * (VOCABULARY - 1)
+    targets = targets_of(teacher, 1, torch.float64)
+    logits = torch.tensor([teacher], dtype=torch.float64)
+
+    assert float(of_logits(LOSSES["renormalised_topk"], logits, targets)) > 0.5
+    assert float(forward_kl(logits, targets)) == pytest.approx(0, abs=1e-9)
+    student = torch.tensor([[9.0] + [0.0] * (VOCABULARY - 1)], dtype=torch.float64)
+    assert float(of_logits(LOSSES["zero_tail"], student, targets)) < 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_mixture_is_as_much_of_each(share: float) -> None:
+    targets = targets_of([float(x) for x in range(VOCABULARY)], 3, torch.float64)
+    logits = torch.zeros(1, VOCABULARY, dtype=torch.float64)
+    mixed = of_logits(losses.mixed(losses.forward_kl, share), logits, targets)
+    parts = forward_kl(logits, targets), behaviour_cloning(logits, targets)
+
+    assert float(mixed) == pytest.approx(float(share * parts[0] + (1 - share) * parts[1]))
+
+
+def test_every_loss_may_be_named_in_a_run() -> None:
+    assert set(LOSSES) == set(get_args(LossName))
