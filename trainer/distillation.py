@@ -1,9 +1,10 @@
 """One distillation: from rows of the log to a checkpoint and its measurements."""
 
+import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from trainer.loop import Recipe, Step, make_optimizer, train
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
 from trainer.precision import in_fast_dtype
+from trainer.progress import Done, Progress
 from trainer.reduction import Reduction
 from trainer.student import count_parameters, open_student, open_teacher
 
@@ -32,6 +34,7 @@ OnStep = Callable[[Step], None]
 
 METRICS_VERSION = 1
 SCALARS_EVERY = 10  # steps between two points of a TensorBoard curve
+SAVE_SECONDS = 60.0  # what an interrupted run loses at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +134,14 @@ class Distillation:
     def run(self, on_step: OnStep, report: Report) -> Metrics:
         """Train, measure, write ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
 
-        Each appears whole or not at all; what an earlier run left is replaced at the end.
+        Each appears whole or not at all; what an earlier run left is replaced at the end. One
+        that was interrupted goes on from what ``progress/`` holds, to the same weights.
         """
         out = self.config.out
+        progress = Progress(out / "progress", self._identity())
         report("measuring the student before training")
         before = self._measure()
-        with replacing(out / "tensorboard") as scalars:
-            started = time.perf_counter()
-            tokens = self._train(scalars, on_step)
-            seconds = time.perf_counter() - started
+        done = self._train(progress, on_step, report)
         report("measuring on held-out rows")
         in_fast_dtype(self.student.to(torch.bfloat16))  # rounded as it will be saved
         after = self._measure()
@@ -147,9 +149,9 @@ class Distillation:
             loss=self.config.loss,
             steps=self.config.steps,
             rows=len(self.train_rows),
-            tokens=tokens,
-            seconds=seconds,
-            tokens_per_second=tokens / seconds,
+            tokens=done.tokens,
+            seconds=done.seconds,
+            tokens_per_second=done.tokens / done.seconds,
             student_parameters=count_parameters(self.student),
             teacher_parameters=self.teacher_parameters,
             heldout_before_training=before,
@@ -164,22 +166,43 @@ class Distillation:
             lineage=self._lineage(),
             quality=quality,
         )
+        with replacing(out / "tensorboard") as scalars:
+            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         write_json(out / "metrics.json", {"format_version": METRICS_VERSION, **asdict(metrics)})
+        progress.remove()
         return metrics
 
-    def _train(self, scalars: Path, on_step: OnStep) -> int:
-        """Return the tokens run."""
-        optimizer, tokens = make_optimizer(self.student), 0
-        with SummaryWriter(str(scalars)) as board:
-            for step in train(self.student, optimizer, self.dataset, self.train_rows, self.recipe):
-                tokens += step.tokens
+    def _train(self, progress: Progress, on_step: OnStep, report: Report) -> Done:
+        optimizer = make_optimizer(self.student)
+        done = progress.restore(self.student, optimizer)
+        if done.steps:
+            report(f"going on after step {done.steps}")
+        started = time.perf_counter() - done.seconds
+        saved_at = time.monotonic()
+        steps = train(
+            *(self.student, optimizer, self.dataset, self.train_rows, self.recipe), done.steps
+        )
+        with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
+            for step in steps:
+                tokens, seconds = done.tokens + step.tokens, time.perf_counter() - started
+                done = Done(step.number, tokens, seconds)
                 on_step(step)
                 if step.number % SCALARS_EVERY == 0 or step.number == self.config.steps:
                     board.add_scalar("train/loss_nats", step.loss, step.number)
                     board.add_scalar("train/grad_norm", step.grad_norm, step.number)
                     board.add_scalar("train/learning_rate", step.learning_rate, step.number)
                     board.add_scalar("train/tokens", tokens, step.number)
-        return tokens
+                if time.monotonic() - saved_at >= SAVE_SECONDS:
+                    board.flush()
+                    progress.save(self.student, optimizer, done)
+                    saved_at = time.monotonic()
+        return done
+
+    def _identity(self) -> str:
+        """What decides the weights, digested: data, student and recipe."""
+        lineage = self._lineage().model_dump_json()
+        threads = (self.config.threads, self.config.device)
+        return hashlib.sha256(f"{lineage} {threads}".encode()).hexdigest()
 
     def _measure(self) -> Quality:
         return evaluate(self.student, self.dataset, self.heldout_rows, 4 * self.config.batch_tokens)

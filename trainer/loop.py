@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -66,16 +67,23 @@ def make_optimizer(student: PreTrainedModel) -> AdamW:
 
 
 def train(
-    student: PreTrainedModel, optimizer: AdamW, dataset: Dataset, rows: Ints, recipe: Recipe
+    student: PreTrainedModel,
+    optimizer: AdamW,
+    dataset: Dataset,
+    rows: Ints,
+    recipe: Recipe,
+    steps_done: int = 0,
 ) -> Iterator[Step]:
     """Train in place, yielding after every step.
 
     All state is the student, the optimizer and the step number: batches and rates are functions
-    of the recipe and that number alone.
+    of the recipe and that number alone. So a run whose first steps were done elsewhere goes on
+    with the same batches.
     """
     student.train()
     batches = endless_batches(dataset.lengths[rows], recipe.batch_tokens, recipe.seed)
-    for number, positions in zip(range(1, recipe.steps + 1), batches, strict=False):
+    numbered = zip(range(1, recipe.steps + 1), batches, strict=False)
+    for number, positions in islice(numbered, steps_done, None):
         rate = recipe.learning_rate * learning_rate_factor(
             number - 1,
             steps=recipe.steps,

@@ -199,7 +199,7 @@ def test_the_gateway_keeps_to_its_own_openapi(reached: Reached) -> None:
         [
             *(*command, "--header", f"Authorization: Bearer {reached.key}"),
             *("--checks", f"{checks},response_schema_conformance"),
-            *("--max-examples", "40", "--seed", "1", "--request-timeout", "20"),
+            *("--max-examples", "20", "--seed", "1", "--request-timeout", "20"),
         ],
         capture_output=True,
         text=True,

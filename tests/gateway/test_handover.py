@@ -26,7 +26,7 @@ from tests.support.killable import wait_for
 from tests.support.retort import RETORT, address, is_ready
 from tests.support.serving import served
 
-NUM_TAKEOVERS = 5
+NUM_TAKEOVERS = 3
 NUM_CLIENTS = 8
 
 

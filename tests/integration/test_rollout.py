@@ -27,7 +27,7 @@ from tests.support.tiny_model import make_tiny_model
 
 CLIENTS = 4
 PATIENCE_SECONDS = 300.0
-PAUSE_SECONDS = 0.4  # leaves the cores to the engine that is being started
+PAUSE_SECONDS = 0.8  # leaves the cores to the engine that is being started
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
