@@ -80,37 +80,44 @@ def _short(folder: Path) -> Iterator[Path]:
 
 
 class Predecessor:
-    """The gateway that serves now; ask it once, when everything is ready to take over."""
+    """The gateway that serves now; relieve it once, when everything is ready."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._connection: socket.socket | None = None
 
     @classmethod
     def find(cls, run_dir: Path) -> "Predecessor":
-        """Knock at its door.
+        """See that it is there; it may take minutes until it is relieved.
 
         Raises:
             HandoverError: If nobody is there.
         """
+        found = cls(run_dir)
+        found._knock().close()
+        return found
+
+    def _knock(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(SECONDS)
         try:
-            with _short(run_dir) as folder:
+            with _short(self._run_dir) as folder:
                 connection.connect(str(folder / NAME))
         except OSError as error:
             connection.close()
             raise HandoverError(
-                f"no gateway to take over from at {run_dir / NAME} ({error.strerror}); start "
-                "without --take-over"
+                f"no gateway to take over from at {self._run_dir / NAME} ({error.strerror}); "
+                "start without --take-over"
             ) from error
-        return cls(connection)
+        return connection
 
     def hand_over(self) -> list[socket.socket]:
         """Take its listening sockets; it takes no more connections from now on.
 
         Raises:
-            HandoverError: If it has ended meanwhile.
+            HandoverError: If it has ended meanwhile, or does not answer.
         """
+        self._connection = self._knock()
         try:
             self._connection.sendall(ASK)
             _, numbers, _, _ = socket.recv_fds(self._connection, len(ASK), MAX_SOCKETS)
@@ -122,15 +129,12 @@ class Predecessor:
 
     async def until_ended(self) -> None:
         """Wait until it has finished what it had begun, and ended."""
-        self._connection.settimeout(0)
-        with contextlib.suppress(OSError):
-            while await asyncio.get_running_loop().sock_recv(self._connection, 1):
+        if self._connection is None:
+            return
+        with self._connection as connection, contextlib.suppress(OSError):
+            connection.settimeout(0)
+            while await asyncio.get_running_loop().sock_recv(connection, 1):
                 pass
-        self.close()
-
-    def close(self) -> None:
-        """Leave it alone."""
-        self._connection.close()
 
 
 def listening_at(address: str, sockets: Sequence[socket.socket]) -> socket.socket | None:

@@ -6,8 +6,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,38 +14,28 @@ from typing import Annotated
 import typer
 import uvloop
 
-from capture.config import CaptureConfig
 from capture.redaction import Redactor
-from capture.revision import tokenizer_hash
-from capture.rows import encode_logits
-from capture.writer import Spool, SpoolLimits
 from gateway.admin import create_admin_app
 from gateway.app import create_app
 from gateway.committer import committing
 from gateway.config import GatewayConfig, check_folders
 from gateway.driver import RolloutDriver
-from gateway.errors import StateStoreError
-from gateway.exchange import Exchange, encode
-from gateway.fleet import Fleet
-from gateway.gate import Gate
 from gateway.handover import Predecessor, listening_at, waiting
+from gateway.holdings import opened_fleet, opened_gate, opened_spool, opened_upstream, opened_wire
 from gateway.keeper import Keeper
-from gateway.keyholder import Keyholder
-from gateway.keystore import KeyStore
-from gateway.limits import Limiter
 from gateway.listener import Listener, bound, listening
 from gateway.metrics import Metrics
 from gateway.observers import in_turn, opened_observers
 from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
 from gateway.routing import RouteTable
-from gateway.secret_files import admin_key, key_pepper, make_folder
+from gateway.secret_files import admin_key, make_folder
 from gateway.state import StateStore
-from gateway.upstream import Upstream
-from gateway.wiring import Wire
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 logger = logging.getLogger("gateway")
+PROBE_SECONDS = 10.0
+LOOK_SECONDS = 0.05
 LINGER_SECONDS = 2.0  # clients use a connection again within that time, or have gone
 
 
@@ -112,7 +101,7 @@ async def run(
         observers.reload.append(Reloader(path, settings, serving).reload)
         on_signal(signal.SIGHUP, observers.on_reload)
         admin = create_admin_app(driver, admin_key(config.run_dir))
-        if predecessor is not None and not await ending.unless_asked(driver.bring_up()):
+        if predecessor is not None and not await ending.unless_asked(answering(driver, serving)):
             return
         doors = opened_doors(config, predecessor)
         async with (
@@ -130,6 +119,15 @@ async def run(
             # What is here now stays: a collection that looks through all of it takes 50 ms.
             gc.freeze()
             await until_ended(driver, ending, predecessor)
+
+
+async def answering(driver: RolloutDriver, serving: Serving) -> None:
+    """Bring every route up and wait until each answers, though not for ever: one may be down."""
+    await driver.bring_up()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PROBE_SECONDS):
+            while serving.table.answering < serving.config.routes.keys():  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
 
 
 def opened_doors(config: GatewayConfig, predecessor: Predecessor | None) -> list[socket.socket]:
@@ -208,83 +206,3 @@ class Ending:
 def on_signal(number: signal.Signals, react: Callable[[], None]) -> None:
     """Call something from the running event loop whenever a signal comes."""
     asyncio.get_running_loop().add_signal_handler(number, react)
-
-
-@asynccontextmanager
-async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]]:
-    """Open the exchange spool; on the way out everything taken is written."""
-    spool = Spool(captured.spool, "exchanges", encode, limits=spool_limits(captured))
-    try:
-        yield spool
-    finally:
-        await asyncio.to_thread(spool.close)
-
-
-@asynccontextmanager
-async def opened_wire(
-    settings: GatewayConfig, captured: CaptureConfig
-) -> AsyncIterator[Wire | None]:
-    """Open what takes rows from answers, if any route asks for it."""
-    routes = {name: route for name, route in settings.routes.items() if route.capture == "wire"}
-    if not routes:
-        yield None
-        return
-    folders = {name: route.model or route.tokenizer for name, route in routes.items()}
-    tokenizers = {name: tokenizer_hash(folder) for name, folder in folders.items() if folder}
-    spool = Spool(captured.spool, "logits", encode_logits, limits=spool_limits(captured))
-    try:
-        yield Wire(spool, captured, tokenizers)
-    finally:
-        await asyncio.to_thread(spool.close)
-
-
-def spool_limits(captured: CaptureConfig) -> SpoolLimits:
-    """When rows reach the disk, as configured."""
-    return SpoolLimits(
-        sync_seconds=captured.sync_seconds,
-        segment_bytes=captured.segment_bytes,
-        segment_seconds=captured.segment_seconds,
-        buffer_bytes=captured.buffer_bytes,
-        holds_rows=captured.overflow == "shed_traffic",
-    )
-
-
-@asynccontextmanager
-async def opened_upstream() -> AsyncIterator[Upstream]:
-    """Open the pool of connections that answers clients."""
-    upstream = Upstream.create()
-    try:
-        yield upstream
-    finally:
-        await upstream.close()
-
-
-@asynccontextmanager
-async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> AsyncIterator[Fleet]:
-    """Open the fleet; on the way out every engine ends, and its tap's spool with it."""
-    fleet = Fleet(settings.run_dir, captured)
-    try:
-        yield fleet
-    finally:
-        await fleet.stop_all()
-
-
-@asynccontextmanager
-async def opened_gate(settings: GatewayConfig, pepper: str | None) -> AsyncIterator[Gate]:
-    """Open the gate; on the way out the state store has all that was used."""
-    gate = Gate(settings.bounds, limiter=Limiter(settings.quotas))
-    if not settings.asks_for_keys:
-        yield gate
-        return
-    store = KeyStore(settings.state_store)
-    keyholder = Keyholder(gate, store, key_pepper(settings.run_dir, pepper))
-    await keyholder.refresh()
-    refreshing = asyncio.create_task(keyholder.run())
-    try:
-        yield gate
-    finally:
-        refreshing.cancel()
-        await asyncio.gather(refreshing, return_exceptions=True)
-        with contextlib.suppress(StateStoreError):
-            await keyholder.refresh()
-        store.close()

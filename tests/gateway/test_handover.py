@@ -17,6 +17,7 @@ from capture.config import load
 from capture.engine import free_port
 from capture.log import Log, query
 from capture.verify import verify
+from gateway import handover
 from gateway.errors import HandoverError
 from gateway.handover import Predecessor, listening_at, waiting
 from gateway.listener import bound
@@ -146,15 +147,20 @@ def test_without_a_predecessor_there_is_nothing_to_take_over(tmp_path: Path) -> 
     assert "no gateway to take over from" in done.stderr
 
 
-async def test_sockets_are_handed_over_to_who_asks(tmp_path: Path) -> None:
+async def test_sockets_are_handed_over_to_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "SECONDS", 0.2)
     taken = asyncio.Event()
     door = bound(f"127.0.0.1:{free_port()}")
     host, port = door.getsockname()
     async with waiting(tmp_path, [door], taken.set):
         predecessor = await asyncio.to_thread(Predecessor.find, tmp_path)
+        await asyncio.sleep(0.5)  # engines take their time to start
         (handed,) = await asyncio.to_thread(predecessor.hand_over)
         await asyncio.wait_for(taken.wait(), 5)
-        predecessor.close()
+        assert predecessor._connection is not None
+        predecessor._connection.close()
     door.close()
     with handed, socket.create_connection((host, port)) as client:
         server, _ = handed.accept()
@@ -168,12 +174,11 @@ async def test_sockets_are_handed_over_to_who_asks(tmp_path: Path) -> None:
 async def test_who_says_something_else_is_given_nothing(tmp_path: Path) -> None:
     asked = asyncio.Event()
     async with waiting(tmp_path, [], asked.set):
-        predecessor = await asyncio.to_thread(Predecessor.find, tmp_path)
-        predecessor._connection.sendall(b"give me!!!")
-        await asyncio.sleep(0.1)
+        with Predecessor(tmp_path)._knock() as connection:
+            connection.sendall(b"give me!!!")
+            assert await asyncio.to_thread(connection.recv, 1) == b""
 
         assert not asked.is_set()
-        predecessor.close()
         assert (tmp_path / "gateway.sock").stat().st_mode & 0o077 == 0
     with pytest.raises(HandoverError):
         Predecessor.find(tmp_path)

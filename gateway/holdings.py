@@ -1,0 +1,102 @@
+"""What the gateway holds while it serves: opened and closed by contexts."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from capture.config import CaptureConfig
+from capture.revision import tokenizer_hash
+from capture.rows import encode_logits
+from capture.writer import Spool, SpoolLimits
+from gateway.config import GatewayConfig
+from gateway.errors import StateStoreError
+from gateway.exchange import Exchange, encode
+from gateway.fleet import Fleet
+from gateway.gate import Gate
+from gateway.keyholder import Keyholder
+from gateway.keystore import KeyStore
+from gateway.limits import Limiter
+from gateway.secret_files import key_pepper
+from gateway.upstream import Upstream
+from gateway.wiring import Wire
+
+
+@asynccontextmanager
+async def opened_spool(captured: CaptureConfig) -> AsyncIterator[Spool[Exchange]]:
+    """Open the exchange spool; on the way out everything taken is written."""
+    spool = Spool(captured.spool, "exchanges", encode, limits=spool_limits(captured))
+    try:
+        yield spool
+    finally:
+        await asyncio.to_thread(spool.close)
+
+
+@asynccontextmanager
+async def opened_wire(
+    settings: GatewayConfig, captured: CaptureConfig
+) -> AsyncIterator[Wire | None]:
+    """Open what takes rows from answers, if any route asks for it."""
+    routes = {name: route for name, route in settings.routes.items() if route.capture == "wire"}
+    if not routes:
+        yield None
+        return
+    folders = {name: route.model or route.tokenizer for name, route in routes.items()}
+    tokenizers = {name: tokenizer_hash(folder) for name, folder in folders.items() if folder}
+    spool = Spool(captured.spool, "logits", encode_logits, limits=spool_limits(captured))
+    try:
+        yield Wire(spool, captured, tokenizers)
+    finally:
+        await asyncio.to_thread(spool.close)
+
+
+def spool_limits(captured: CaptureConfig) -> SpoolLimits:
+    """When rows reach the disk, as configured."""
+    return SpoolLimits(
+        sync_seconds=captured.sync_seconds,
+        segment_bytes=captured.segment_bytes,
+        segment_seconds=captured.segment_seconds,
+        buffer_bytes=captured.buffer_bytes,
+        holds_rows=captured.overflow == "shed_traffic",
+    )
+
+
+@asynccontextmanager
+async def opened_upstream() -> AsyncIterator[Upstream]:
+    """Open the pool of connections that answers clients."""
+    upstream = Upstream.create()
+    try:
+        yield upstream
+    finally:
+        await upstream.close()
+
+
+@asynccontextmanager
+async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> AsyncIterator[Fleet]:
+    """Open the fleet; on the way out every engine ends, and its tap's spool with it."""
+    fleet = Fleet(settings.run_dir, captured)
+    try:
+        yield fleet
+    finally:
+        await fleet.stop_all()
+
+
+@asynccontextmanager
+async def opened_gate(settings: GatewayConfig, pepper: str | None) -> AsyncIterator[Gate]:
+    """Open the gate; on the way out the state store has all that was used."""
+    gate = Gate(settings.bounds, limiter=Limiter(settings.quotas))
+    if not settings.asks_for_keys:
+        yield gate
+        return
+    store = KeyStore(settings.state_store)
+    keyholder = Keyholder(gate, store, key_pepper(settings.run_dir, pepper))
+    await keyholder.refresh()
+    refreshing = asyncio.create_task(keyholder.run())
+    try:
+        yield gate
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        with contextlib.suppress(StateStoreError):
+            await keyholder.refresh()
+        store.close()
