@@ -1,6 +1,7 @@
 """One line of JSON per request: who asked what, who answered, how long it took. Never any text."""
 
 import contextlib
+import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 
 STDOUT = "-"
+logger = logging.getLogger(__name__)
 
 
 class AccessLog:
@@ -33,8 +35,13 @@ class AccessLog:
 
     def reopen(self) -> None:
         """Go on in a new file, where somebody has moved the old one away."""
+        try:
+            file = self._open()
+        except OSError as error:
+            logger.warning("the access log stays in its old file: %s", error)
+            return
         self.close()
-        self._file = self._open()
+        self._file = file
 
     def close(self) -> None:
         """Close the file."""

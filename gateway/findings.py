@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from capture.errors import CaptureError
 from capture.log import Log
@@ -227,7 +227,11 @@ def versions() -> Iterator[Finding]:
 
 def judged(name: str, installed: str, fixed: str, hole: str) -> Finding:
     """Whether a version has a hole."""
-    if Version(installed) >= Version(fixed):
+    try:
+        is_fixed = Version(installed) >= Version(fixed)
+    except InvalidVersion:
+        return Finding(name, "doubtful", f"{installed}: no version", f"see that it has {fixed}")
+    if is_fixed:
         return Finding(name, "well", installed)
     return Finding(name, "ill", f"{installed}: {hole}", f"update to {fixed} or later")
 

@@ -34,7 +34,7 @@ async def probing(pool: Pool, served_name: str) -> None:
                 async with asyncio.timeout(seconds):
                     answer = await client.post(member.url + "/v1/completions", json=body)
                 is_well, why = answer.status_code < SERVER_ERROR, f"status {answer.status_code}"
-            except (httpx.HTTPError, TimeoutError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
                 is_well, why = False, f"{type(error).__name__} {error}".strip()
             was_serving = member.state == "serving"
             pool.probed(member, is_well=is_well)

@@ -63,6 +63,17 @@ def test_it_goes_on_in_a_new_file_when_the_old_one_was_moved(tmp_path: Path) -> 
     assert len(lines(tmp_path / "log.1")) == len(lines(tmp_path / "log")) == 1
 
 
+def test_a_new_file_that_cannot_be_opened_leaves_the_old_one_in_use(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with opened(folder / "log") as log:
+        folder.rename(tmp_path / "moved")
+        log.reopen()
+        log.refuse(RateLimitError("slower", 1.0))
+
+    assert len(lines(tmp_path / "moved" / "log")) == 1
+
+
 def test_a_full_disk_costs_no_answer() -> None:
     with opened(Path("/dev/full")) as log:
         log.refuse(RateLimitError("slower", 1.0))

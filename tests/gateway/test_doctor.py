@@ -126,6 +126,10 @@ def test_versions_with_known_holes(version: str, state: str) -> None:
     assert judged("vllm", version, "0.32.0", "a hole").state == state
 
 
+def test_a_version_that_cannot_be_compared_is_doubtful() -> None:
+    assert judged("vllm", "nightly", "0.32.0", "a hole").state == "doubtful"
+
+
 def test_rows_that_nobody_commits_are_ill(tmp_path: Path) -> None:
     assert states(list(backlog(tmp_path))) == ["well"]
     segment = SegmentName("exchanges", "a", 1).path(tmp_path, CLOSED)
