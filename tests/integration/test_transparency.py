@@ -22,7 +22,7 @@ from tests.integration.test_gateway import configure
 from tests.support.retort import address, serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
-ATTEMPTS = 5  # a busy engine may put two tokens into one event, once more or less
+ATTEMPTS = 20  # a busy engine may put two tokens into one event, once more or less
 OF_ONE_REQUEST = [
     (re.compile(rb'"((?:request_|item_|response_)?id)":\s*"[^"]*"'), rb'"\1":""'),
     (re.compile(rb'"(created|created_at|completed_at)":\s*[0-9.]+'), rb'"\1":0'),
@@ -89,16 +89,15 @@ async def test_bodies_frames_and_headers_are_the_engines(tapped: Tapped, gateway
         httpx.AsyncClient(base_url=gateway, timeout=60) as through,
     ):
         for path, body in asked:
-            pairs = []
+            straight, relayed = [], []
             for _ in range(ATTEMPTS):
-                straight = compared(await direct.post(path, json=body))
-                relayed = compared(await through.post(path, json=body))
-                pairs.append((straight, relayed))
-                if straight == relayed:
+                straight.append(compared(await direct.post(path, json=body)))
+                relayed.append(compared(await through.post(path, json=body)))
+                if straight[-1] in relayed or relayed[-1] in straight:
                     break
             else:
-                different.append((path, body, *difference(*pairs[-1])))
-            statuses.add(pairs[-1][0][0])
+                different.append((path, body, *difference(straight[-1], relayed[-1])))
+            statuses.add(straight[-1][0])
 
     assert different == []
     assert {200, 400} <= statuses
