@@ -2,12 +2,21 @@
 
 import importlib.metadata
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 Host = Literal["cpu", "cuda"]
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = re.compile(r"^flags\s*:.*(_vnni|\bamx_int8)\b", re.MULTILINE)
+# A small engine for demos and tests: one thread, and on a CPU one process less to start.
+SMALL_ENGINE_ARGS = ("--enforce-eager", "--distributed-executor-backend", "uni")
+SMALL_ENGINE_ENV: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else the CPU build insists on that process
+}
 X86 = re.compile(r"^flags\s*:", re.MULTILINE)  # ARM calls them features
 BFLOAT16 = re.compile(r"^(flags|Features)\s*:.*\b(avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
 

@@ -1,5 +1,6 @@
 """What both adapters of the tap share: settings, the recorder, and what requests do to logits."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -50,6 +51,8 @@ def open_recorder(config: TapConfig) -> Recorder:
     recorder = Recorder(spool, config)
     # Workers are multiprocessing children: `atexit` alone would not reach them.
     Finalize(None, recorder.close, exitpriority=100)
+    # After it, the interpreter would look through millions of objects before it lets go of them.
+    Finalize(None, gc.freeze, exitpriority=0)
     return recorder
 
 

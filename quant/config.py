@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from capture.config import read_table
+from capture.host import SMALL_ENGINE_ARGS
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -36,7 +37,7 @@ class QuantConfig(BaseModel):
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
-    engine_args: tuple[str, ...] = ("--enforce-eager", "--max-num-seqs", "4")
+    engine_args: tuple[str, ...] = (*SMALL_ENGINE_ARGS, "--max-num-seqs", "4")
     engine_env: dict[str, str] = Field(default_factory=dict)
     engine_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
 

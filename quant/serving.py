@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from capture.engine import Engine, EngineSpec
+from capture.host import SMALL_ENGINE_ENV
 from quant.config import QuantConfig
 
 MAX_TOKENS = 256  # of the trial's context; enough to generate, little to allocate
@@ -30,5 +31,5 @@ def trial_spec(folder: Path, config: QuantConfig, log_path: Path) -> EngineSpec:
     model = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     length = min(model.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
     args = ("--max-model-len", str(length), *config.engine_args)
-    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
-    return EngineSpec(folder, "trial", log_path, args, {**threads, **config.engine_env})
+    env = {**SMALL_ENGINE_ENV, "OMP_NUM_THREADS": str(config.threads), **config.engine_env}
+    return EngineSpec(folder, "trial", log_path, args, env)

@@ -18,13 +18,14 @@ from rich.progress import (
 
 from capture.engine import EngineSpec
 from capture.errors import ConfigError
+from capture.host import SMALL_ENGINE_ENV
 from capture.revision import model_revision
 from gateway.demo.prompts import Prompt
 from gateway.demo.report import Model
 from gateway.demo.services import command, command_json, engine_running
 from gateway.demo.traffic import Client, Outcome, Round, ask_all, same_answer, send
 from gateway.demo.weights import count_parameters, size_bytes
-from gateway.demo.workspace import ONE_THREAD, ROUTE, Workspace
+from gateway.demo.workspace import ROUTE, Workspace
 from gateway.errors import DemoError
 
 COMMIT_POLLS = 120
@@ -127,7 +128,7 @@ async def evaluate_folders(
         async with asyncio.TaskGroup() as tasks:
             for name, folder in folders.items():
                 log = logs / f"eval-{name}.log"
-                spec = EngineSpec(folder, ROUTE, log, work.engine_args, ONE_THREAD)
+                spec = EngineSpec(folder, ROUTE, log, work.engine_args, SMALL_ENGINE_ENV)
                 running = stack.enter_async_context(engine_running(spec))
                 starting[name] = tasks.create_task(running)
         return {name: await ask_test(url.result(), test, name) for name, url in starting.items()}

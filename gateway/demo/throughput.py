@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from capture.config import CaptureConfig
 from capture.engine import EngineSpec
+from capture.host import SMALL_ENGINE_ENV
 from gateway.demo.prompts import Prompt
 from gateway.demo.services import engine_running
 from gateway.demo.traffic import Client, Round, ask_all
-from gateway.demo.workspace import ONE_THREAD, ROUTE, Workspace
+from gateway.demo.workspace import ROUTE, Workspace
 
 PAIRS = 5
 
@@ -57,7 +58,7 @@ async def bench_engines(work: Workspace) -> AsyncIterator[tuple[str, str]]:
 
 def _spec(work: Workspace, name: str, capture: CaptureConfig | None) -> EngineSpec:
     log = work.home / "run" / "engines" / f"{name}.log"
-    return EngineSpec(work.teacher, ROUTE, log, work.engine_args, ONE_THREAD, capture)
+    return EngineSpec(work.teacher, ROUTE, log, work.engine_args, SMALL_ENGINE_ENV, capture)
 
 
 async def compare_throughput(

@@ -7,14 +7,10 @@ from pathlib import Path
 
 from capture.engine import free_port
 from capture.errors import ConfigError
+from capture.host import SMALL_ENGINE_ARGS, SMALL_ENGINE_ENV
 
 ROUTE = "assistant"
 MAX_MODEL_TOKENS = 2048
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +68,11 @@ class Workspace:
                 f"{self.teacher}: no model there; expected a Hugging Face folder with config.json"
             ) from error
         length = min(model.get("max_position_embeddings", MAX_MODEL_TOKENS), MAX_MODEL_TOKENS)
-        return ("--enforce-eager", "--max-model-len", str(length), "--max-num-seqs", "32")
+        return (*SMALL_ENGINE_ARGS, "--max-model-len", str(length), "--max-num-seqs", "32")
 
     def write_config(self, min_agreement: float) -> None:
         """Write ``retort.toml``: one route, the teacher behind it, a rollout of one canary step."""
-        env = "\n".join(f"{key} = {json.dumps(value)}" for key, value in ONE_THREAD.items())
+        env = "\n".join(f"{key} = {json.dumps(value)}" for key, value in SMALL_ENGINE_ENV.items())
         self.config.write_text(
             f"""\
 [gateway]

@@ -9,13 +9,14 @@ import torch
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
+from capture.host import SMALL_ENGINE_ARGS, SMALL_ENGINE_ENV
 from tests.support.tiny_model import make_tiny_model
 
 ARGS = (
-    *("--enforce-eager", "--dtype", "float32", "--max-model-len", "512"),
+    *SMALL_ENGINE_ARGS,
+    *("--dtype", "float32", "--max-model-len", "512"),
     *("--max-num-seqs", "16", "--max-num-batched-tokens", "64", "--logprobs-mode", "raw_logprobs"),
 )
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tapped_engine(model: Path, home: Path, args: tuple[str, ...]) -> Iterator[Tapped]:
     """Run an engine with the tap."""
     capture = CaptureConfig(spool=home / "spool", k_max=8, mass=0.9, segment_seconds=0.2)
-    spec = EngineSpec(model, "tiny", home / "engine.log", args, ONE_THREAD, capture)
+    spec = EngineSpec(model, "tiny", home / "engine.log", args, SMALL_ENGINE_ENV, capture)
     with Engine.start(spec) as engine:
         engine.wait_ready()
         dtype = torch.bfloat16 if "bfloat16" in args else torch.float32

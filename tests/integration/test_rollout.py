@@ -16,11 +16,12 @@ import pytest
 
 from capture.config import CaptureConfig, load
 from capture.engine import SERVER, free_port
+from capture.host import SMALL_ENGINE_ENV
 from capture.log import Log, query
 from capture.verify import verify
 from gateway.demo.weights import scramble
 from quant.bundle import Lineage, publish
-from tests.integration.conftest import ARGS, ONE_THREAD
+from tests.integration.conftest import ARGS
 from tests.support.killable import command, wait_for
 from tests.support.retort import RETORT, address, serving
 from tests.support.tiny_model import make_tiny_model
@@ -34,7 +35,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 def configure(folder: Path, model: Path) -> Path:
     path = folder / "retort.toml"
-    env = "\n".join(f'{key} = "{value}"' for key, value in ONE_THREAD.items())
+    env = "\n".join(f'{key} = "{value}"' for key, value in SMALL_ENGINE_ENV.items())
     path.write_text(
         f"""\
 [gateway]

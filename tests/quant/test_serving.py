@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from capture.engine import Engine
 from capture.errors import EngineError
-from capture.host import largest_int8_weight
+from capture.host import SMALL_ENGINE_ARGS, largest_int8_weight
 from quant.compressor import linear_layers, quantize_layers
 from quant.config import QuantConfig
 from quant.quantization import Quantization
@@ -22,7 +22,7 @@ from trainer.student import open_teacher
 
 CONFIG = QuantConfig(
     calibration_rows=16,
-    engine_args=("--enforce-eager", "--max-num-seqs", "4", "--dtype", "float32"),
+    engine_args=(*SMALL_ENGINE_ARGS, "--max-num-seqs", "4", "--dtype", "float32"),
 )
 
 
