@@ -1,27 +1,28 @@
 """The app that apps talk to: OpenAI's endpoints, health and metrics, wired to what it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
-from gateway.metrics import Metrics
 from gateway.openapi import document
 from gateway.refusal import broken, explain_errors
 from gateway.relay import Relay, Serving
 
+Exposition = Callable[[], Awaitable[bytes]]  # metrics in Prometheus's text format
 
-def create_app(serving: Serving, metrics: Metrics) -> ASGIApp:
+
+def create_app(serving: Serving, exposition: Exposition) -> ASGIApp:
     """Build the ASGI app; whoever calls it opens and closes what it is given."""
     relay = ServerErrorMiddleware(Relay(serving), handler=broken)
-    rest = create_rest(serving, metrics)
+    rest = create_rest(serving, exposition)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """Let the hot path go past router and middleware."""
@@ -32,7 +33,7 @@ def create_app(serving: Serving, metrics: Metrics) -> ASGIApp:
     return app
 
 
-def create_rest(serving: Serving, metrics: Metrics) -> FastAPI:
+def create_rest(serving: Serving, exposition: Exposition) -> FastAPI:
     """Build what is not relayed: models, health, metrics, and every refusal."""
     app = FastAPI(title="Retort", docs_url=None, redoc_url=None, openapi_url=None)
     explain_errors(app)
@@ -53,7 +54,7 @@ def create_rest(serving: Serving, metrics: Metrics) -> FastAPI:
 
     @app.get("/metrics", dependencies=[Depends(admit)])
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

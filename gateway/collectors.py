@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections import Counter as Totals
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from capture.account import read_counts
 from capture.spool import closed_segments
@@ -15,6 +17,7 @@ from gateway.pool import Pool
 
 Pools = Callable[[], Mapping[str, Pool]]
 DEPLOYMENT = ("deployment",)
+ENGINE_UP = "retort_engine_up"  # every process sees the same engines
 
 
 class PoolCounts(Collector):
@@ -25,7 +28,7 @@ class PoolCounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Look at every pool."""
-        up = GaugeMetricFamily("retort_engine_up", "Engines that serve.", labels=DEPLOYMENT)
+        up = GaugeMetricFamily(ENGINE_UP, "Engines that serve.", labels=DEPLOYMENT)
         outstanding = GaugeMetricFamily(
             "retort_outstanding_requests", "Requests in engines.", labels=DEPLOYMENT
         )
@@ -87,3 +90,49 @@ def lag_seconds(spool: Path) -> float:
         with contextlib.suppress(FileNotFoundError):  # it has just been committed
             ages.append(time.time() - path.stat().st_mtime)
     return max(ages)
+
+
+class _Families(Collector):
+    """Metrics that have been collected already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Give them."""
+        yield from self._families
+
+
+def worker_families(registry: CollectorRegistry) -> list[Metric]:
+    """What one of several processes adds to the metrics of the first."""
+    return [family for family in registry.collect() if family.name != ENGINE_UP]
+
+
+def exposition(registry: CollectorRegistry, theirs: Iterable[Metric]) -> bytes:
+    """Metrics in Prometheus's text format, those of other processes added up with ours."""
+    summed = CollectorRegistry()
+    summed.register(_Families(add_up([*registry.collect(), *theirs])))
+    return generate_latest(summed)
+
+
+def add_up(families: Iterable[Metric]) -> list[Metric]:
+    """Add samples of the same name and labels (pure); times at which counting began: the first."""
+    sums: dict[str, Metric] = {}
+    samples: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], Sample]] = {}
+    for family in families:
+        if family.name not in sums:
+            sums[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
+        known = samples.setdefault(family.name, {})
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            before = known.get(key)
+            known[key] = sample if before is None else _combined(before, sample)
+    for name, family in sums.items():
+        family.samples = list(samples[name].values())
+    return list(sums.values())
+
+
+def _combined(one: Sample, other: Sample) -> Sample:
+    is_time = one.name.endswith("_created")
+    value = min(one.value, other.value) if is_time else one.value + other.value
+    return Sample(one.name, one.labels, value)

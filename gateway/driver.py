@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,9 +34,16 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutDriver:
-    """Brings routes up, starts and ends rollouts, answers operators."""
+    """Brings routes up, starts and ends rollouts, answers operators.
+
+    Attributes:
+        on_changed: Called when the route table has changed, or the state of an engine.
+        drain_elsewhere: Waits for requests to a deployment that other processes have under way.
+    """
 
     def __init__(self, serving: Serving, fleet: Fleet, store: StateStore, metrics: Metrics) -> None:
+        self.on_changed: Callable[[], None] = lambda: None
+        self.drain_elsewhere: Callable[[str], Awaitable[None]] = _nobody
         self._serving = serving
         self._fleet = fleet
         self._store = store
@@ -49,13 +56,15 @@ class RolloutDriver:
 
     def on_begun(self, exchange: Exchange) -> None:
         """Count a client's request as under way."""
-        self._metrics.begin(exchange)
         self._under_way.begin(exchange.deployment.name)
 
     def on_ended(self, exchange: Exchange) -> None:
         """Count a client's request as ended; a rollout of its route learns from it."""
-        self._metrics.end(exchange)
         self._under_way.end(exchange.deployment.name)
+        self.learn(exchange)
+
+    def learn(self, exchange: Exchange) -> None:
+        """Let a rollout of its route, if there is one, learn from a client's ended request."""
         trial = self._trials.get(exchange.request.route)
         if trial is not None:
             trial.observe(exchange)
@@ -66,6 +75,7 @@ class RolloutDriver:
         for trial in self._trials.values():
             if health == "down" and name == trial.candidate.name and trial.rollout.is_active:
                 self._spawn(trial.give_up("the candidate's engine ended"))
+        self.on_changed()
 
     async def bring_up(self) -> None:
         """Let every route be answered: by the last promoted bundle, or the configured model.
@@ -193,7 +203,8 @@ class RolloutDriver:
     async def _drain(self, name: str) -> None:
         """Stop an engine when the requests it is answering have ended."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._under_way.drain(name), DRAIN_SECONDS)
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await asyncio.gather(self._under_way.drain(name), self.drain_elsewhere(name))
         await self._fleet.stop(name)
 
     async def close(self) -> None:
@@ -207,6 +218,7 @@ class RolloutDriver:
 
     def _assign(self, name: str, route: Route) -> None:
         self._serving.table = self._serving.table.with_route(name, route)
+        self.on_changed()
 
     # Operators.
 
@@ -282,3 +294,7 @@ class RolloutDriver:
             for role, deployment in (("incumbent", route.incumbent), ("candidate", route.candidate))
             if deployment is not None
         ]
+
+
+async def _nobody(_: str) -> None:
+    """No other process has anything under way."""

@@ -11,6 +11,7 @@ GatewayError
     UpstreamTimeoutError 504  the engine stayed silent
     PortTakenError            an address that cannot be bound
     HandoverError             no gateway to take over from
+    WorkerLostError      503  another process of this gateway has ended
     DemoError                 a step of the demo that failed
     DoctorError               something that needs attention
     AdminKeyError        401
@@ -118,6 +119,14 @@ class HandoverError(GatewayError):
     """Raised when there is no gateway to take over from."""
 
 
+class WorkerLostError(GatewayError):
+    """Raised when the process that was asked for something has ended."""
+
+    status = 503
+    code = "worker_lost"
+    retry_after_seconds = 1
+
+
 class DemoError(GatewayError):
     """Raised when a step of the demo fails; carries what the step said."""
 
@@ -149,7 +158,7 @@ class RateLimitError(GatewayError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

@@ -61,7 +61,7 @@ class Gate:
         """What keeps a tenant's cached prefixes its own."""
         return None if key is None or self.ring is None else self.ring.cache_salt(key.tenant)
 
-    def reserve(self, request: Request) -> Reservation | None:
+    async def reserve(self, request: Request) -> Reservation | None:
         """Take what a request may need out of its quotas.
 
         Raises:
@@ -77,8 +77,12 @@ class Gate:
         if reservation is None:
             return
         tokens = 0 if exchange is None else taken(exchange)
+        self.settle_tokens(reservation, tokens, was_asked=exchange is not None)
+
+    def settle_tokens(self, reservation: Reservation, tokens: int, *, was_asked: bool) -> None:
+        """Replace what was reserved by so many tokens; an engine may have been asked."""
         self.limiter.settle(reservation, tokens)
-        self.requests[reservation.key_id] += exchange is not None
+        self.requests[reservation.key_id] += was_asked
         self.tokens[reservation.key_id] += tokens
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from capture.config import CaptureConfig
+from capture.redaction import Redactor
 from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
 from capture.writer import Spool, SpoolLimits
@@ -14,9 +15,14 @@ from gateway.errors import StateStoreError
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
 from gateway.gate import Gate
+from gateway.keeper import Keeper
 from gateway.keyholder import Keyholder
 from gateway.keystore import KeyStore
-from gateway.limits import Limiter
+from gateway.metrics import Metrics
+from gateway.observers import Observers, in_turn
+from gateway.relay import Serving
+from gateway.reload import Settings
+from gateway.routing import RouteTable
 from gateway.secret_files import key_pepper
 from gateway.upstream import Upstream
 from gateway.wiring import Wire
@@ -82,21 +88,52 @@ async def opened_fleet(settings: GatewayConfig, captured: CaptureConfig) -> Asyn
 
 
 @asynccontextmanager
-async def opened_gate(settings: GatewayConfig, pepper: str | None) -> AsyncIterator[Gate]:
-    """Open the gate; on the way out the state store has all that was used."""
-    gate = Gate(settings.bounds, limiter=Limiter(settings.quotas))
+async def keys_held(settings: GatewayConfig, pepper: str | None, gate: Gate) -> AsyncIterator[None]:
+    """Keep a gate's keys up to date; on the way out the state store has all that was used."""
     if not settings.asks_for_keys:
-        yield gate
+        yield
         return
     store = KeyStore(settings.state_store)
     keyholder = Keyholder(gate, store, key_pepper(settings.run_dir, pepper))
     await keyholder.refresh()
     refreshing = asyncio.create_task(keyholder.run())
     try:
-        yield gate
+        yield
     finally:
         refreshing.cancel()
         await asyncio.gather(refreshing, return_exceptions=True)
         with contextlib.suppress(StateStoreError):
             await keyholder.refresh()
         store.close()
+
+
+@asynccontextmanager
+async def opened_serving(
+    settings: Settings, pepper: str | None, gate: Gate, metrics: Metrics, observers: Observers
+) -> AsyncIterator[Serving]:
+    """Open what every request needs, its table still empty."""
+    config, captured = settings.gateway, settings.capture
+    async with (
+        opened_spool(captured) as spool,
+        opened_wire(config, captured) as wire,
+        opened_upstream() as upstream,
+        keys_held(config, pepper, gate),
+    ):
+        yield Serving(
+            config=config,
+            table=RouteTable({}),
+            upstream=upstream,
+            spool=spool,
+            on_begun=in_turn(metrics.begin, *observers.begun),
+            on_ended=in_turn(metrics.end, *observers.ended),
+            keeper=Keeper(
+                spool,
+                wait_seconds=captured.wait_seconds,
+                overflow=captured.overflow,
+                on_late=metrics.count_late,
+            ),
+            redactor=Redactor(captured.redact),
+            wire=wire,
+            on_refused=in_turn(metrics.refuse, *observers.refused),
+            gate=gate,
+        )

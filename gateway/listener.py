@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.config import host_and_port
+from gateway.config import GatewayConfig, host_and_port
 from gateway.errors import PortTakenError
 from gateway.http import BoundedHttp, HttpConfig
 
@@ -18,6 +18,7 @@ MAX_HEAD_BYTES = 65_536
 REQUEST_SECONDS = 60.0
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}  # seconds, seconds, times
 BACKLOG = 2048
+LINGER_SECONDS = 2.0  # clients use a connection again within that time, or have gone
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep theirs, so that they close first
 
 
@@ -66,6 +67,19 @@ async def listening(
             await asyncio.wait({task}, timeout=grace_seconds)
             server.hang_up()
             await task
+
+
+def for_apps(
+    asgi: ASGIApp, door: socket.socket, config: GatewayConfig
+) -> AbstractAsyncContextManager["Listener"]:
+    """Serve apps at a socket, as configured, for as long as the context lasts."""
+    return listening(
+        asgi,
+        door,
+        max_head_bytes=config.max_header_bytes,
+        request_seconds=config.request_timeout_seconds,
+        linger_seconds=LINGER_SECONDS,
+    )
 
 
 def bound(address: str) -> socket.socket:

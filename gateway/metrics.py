@@ -34,10 +34,16 @@ class Metrics:
     _ends: dict[tuple[str, ...], "_Ends"] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, spool: Path, pools: Pools = dict) -> "Metrics":
-        """Make a registry of our own, which also looks at the spool's files and at the pools."""
+    def create(cls, spool: Path | None, pools: Pools = dict) -> "Metrics":
+        """Make a registry of our own.
+
+        Args:
+            spool: Whose files are looked into; None if another process does that.
+            pools: Gives each deployment's pool.
+        """
         registry = CollectorRegistry()
-        registry.register(CaptureCounts(spool))
+        if spool is not None:
+            registry.register(CaptureCounts(spool))
         registry.register(PoolCounts(pools))
         counted = (*WHERE, "status")
         return cls(

@@ -78,7 +78,7 @@ class Relay:
         headers = dict(scope["headers"])
         try:
             request = await self._read(scope, receive, self._serving.gate.admit(headers))
-            exchange = self._begin(request, headers)
+            exchange = await self._begin(request, headers)
         except GatewayError as error:
             self._serving.on_refused(error)
             await refusal(error)(scope, receive, send)
@@ -149,7 +149,7 @@ class Relay:
             raise NotReadyError(f"the engine of {model!r} is starting; retry in a moment")
         return model
 
-    def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
+    async def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
         """Choose who answers, once and for all, and whether the answer is captured."""
         deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
         route = self._serving.config.routes[request.route]
@@ -163,7 +163,7 @@ class Relay:
             *(new_id(), request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
-            reservation=self._reserve(request),
+            reservation=await self._reserve(request),
             trace={
                 name.decode(): headers[name].decode("latin-1") for name in TRACE if name in headers
             },
@@ -174,10 +174,10 @@ class Relay:
             exchange.capture = "wire" if exchange.wire else "off"
         return exchange
 
-    def _reserve(self, request: Request) -> Reservation | None:
+    async def _reserve(self, request: Request) -> Reservation | None:
         """Take room in its quotas and in the log for one exchange, or for none."""
         gate = self._serving.gate
-        reservation = gate.reserve(request)
+        reservation = await gate.reserve(request)
         try:
             self._serving.keeper.begin()
         except GatewayError:

@@ -9,34 +9,33 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 import uvloop
 
-from capture.redaction import Redactor
 from gateway.admin import create_admin_app
 from gateway.app import create_app
 from gateway.committer import committing
 from gateway.config import GatewayConfig, check_folders
 from gateway.driver import RolloutDriver
+from gateway.gate import Gate
 from gateway.handover import Predecessor, listening_at, waiting
-from gateway.holdings import opened_fleet, opened_gate, opened_spool, opened_upstream, opened_wire
-from gateway.keeper import Keeper
-from gateway.listener import Listener, bound, listening
+from gateway.holdings import opened_fleet, opened_serving
+from gateway.limits import Limiter
+from gateway.listener import bound, for_apps, listening
 from gateway.metrics import Metrics
 from gateway.observers import in_turn, opened_observers
 from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
-from gateway.routing import RouteTable
 from gateway.secret_files import admin_key, make_folder
 from gateway.state import StateStore
+from gateway.workers import Workers
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 logger = logging.getLogger("gateway")
 PROBE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
-LINGER_SECONDS = 2.0  # clients use a connection again within that time, or have gone
 
 
 @app.command()
@@ -53,6 +52,7 @@ def serve(
         bool,
         typer.Option("--take-over", help="Relieve the gateway that serves, refusing nobody."),
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the connections.")] = 1,
 ) -> None:
     """Serve every route of the configuration until SIGINT or SIGTERM; SIGHUP reads it again.
 
@@ -65,60 +65,63 @@ def serve(
     make_folder("[gateway].run_dir", settings.gateway.run_dir)
     make_folder("[capture].spool", settings.capture.spool)
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run(settings, config, pepper, take_over=take_over))
+        uvloop.run(run(settings, Start(config, pepper, take_over, workers)))
 
 
-async def run(
-    settings: Settings, path: Path, pepper: str | None = None, *, take_over: bool = False
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How ``retort serve`` was called.
+
+    Attributes:
+        path: The configuration file.
+        pepper: What keys are digested with; None for the one in the run folder.
+        take_over: Whether a gateway that serves is to be relieved.
+        workers: Processes that share the connections, this one among them.
+    """
+
+    path: Path
+    pepper: str | None = None
+    take_over: bool = False
+    workers: int = 1
+
+
+async def run(settings: Settings, start: Start) -> None:
     """Bring everything up, serve, and take everything down in the order that loses nothing."""
-    config, captured = settings.gateway, settings.capture
+    config = settings.gateway
     ending = Ending.installed()
-    predecessor = Predecessor.find(config.run_dir) if take_over else None
+    predecessor = Predecessor.find(config.run_dir) if start.take_over else None
+    gate = Gate(config.bounds, limiter=Limiter(config.quotas))
     async with (
-        committing(path, config.run_dir),
-        opened_spool(captured) as spool,
-        opened_wire(config, captured) as wire,
-        opened_upstream() as upstream,
-        opened_fleet(config, captured) as fleet,
-        opened_gate(config, pepper) as gate,
+        committing(start.path, config.run_dir),
+        opened_fleet(config, settings.capture) as fleet,
         opened_observers(config) as observers,
     ):
-        metrics = Metrics.create(captured.spool, fleet.pools)
-        keeper = Keeper(
-            spool,
-            wait_seconds=captured.wait_seconds,
-            overflow=captured.overflow,
-            on_late=metrics.count_late,
-        )
-        given = (config, RouteTable({}), upstream, spool, metrics.begin, metrics.observe, keeper)
-        refused = in_turn(metrics.refuse, *observers.refused)
-        serving = Serving(*given, Redactor(captured.redact), wire, refused, gate)
-        driver = RolloutDriver(serving, fleet, StateStore(config.state_store), metrics)
-        serving.on_begun = in_turn(driver.on_begun, *observers.begun)
-        serving.on_ended = in_turn(driver.on_ended, *observers.ended)
-        fleet.on_health = driver.on_health
-        observers.reload.append(Reloader(path, settings, serving).reload)
-        on_signal(signal.SIGHUP, observers.on_reload)
-        admin = create_admin_app(driver, admin_key(config.run_dir))
-        if predecessor is not None and not await ending.unless_asked(answering(driver, serving)):
-            return
-        doors = opened_doors(config, predecessor)
-        async with (
-            waiting(config.run_dir, doors, ending.ask),
-            listening(
-                create_app(serving, metrics),
-                doors[0],
-                max_head_bytes=config.max_header_bytes,
-                request_seconds=config.request_timeout_seconds,
-                linger_seconds=LINGER_SECONDS,
-            ) as for_apps,
-            listening(admin, doors[1]) as for_operators,
-        ):
-            ending.listeners = (for_apps, for_operators)
-            # What is here now stays: a collection that looks through all of it takes 50 ms.
-            gc.freeze()
-            await until_ended(driver, ending, predecessor)
+        metrics = Metrics.create(settings.capture.spool, fleet.pools)
+        async with opened_serving(settings, start.pepper, gate, metrics, observers) as serving:
+            driver = RolloutDriver(serving, fleet, StateStore(config.state_store), metrics)
+            serving.on_begun = in_turn(serving.on_begun, driver.on_begun)
+            serving.on_ended = in_turn(serving.on_ended, driver.on_ended)
+            fleet.on_health = driver.on_health
+            workers = Workers(start.workers - 1, serving, metrics.registry)
+            workers.on_ended = driver.learn
+            driver.on_changed, driver.drain_elsewhere = workers.publish, workers.drain
+            observers.reload += [Reloader(start.path, settings, serving).reload, workers.reload]
+            on_signal(signal.SIGHUP, observers.on_reload)
+            is_next = predecessor is not None
+            if is_next and not await ending.unless_asked(answering(driver, serving)):
+                return
+            doors = opened_doors(config, predecessor)
+            async with (
+                waiting(config.run_dir, doors, ending.ask),
+                workers.running(start.path, settings, start.pepper, doors[0]),
+                for_apps(create_app(serving, workers.exposition), doors[0], config) as apps,
+                listening(create_admin_app(driver, admin_key(config.run_dir)), doors[1]) as admin,
+            ):
+                ending.listeners = (apps, admin, workers)
+                # What is here now stays: a collection that looks through all of it takes 50 ms.
+                gc.freeze()
+                await until_ended(driver, ending, predecessor)
+                workers.end()
 
 
 async def answering(driver: RolloutDriver, serving: Serving) -> None:
@@ -166,12 +169,19 @@ async def until_ended(
         await driver.close()
 
 
+class Closing(Protocol):
+    """What lets its requests finish when it ends, unless it is told to hang up."""
+
+    def hang_up(self) -> None:
+        """Cut every connection."""
+
+
 @dataclass
 class Ending:
     """The wish to end: once lets the requests under way finish, twice cuts them off."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    listeners: Sequence[Listener] = ()
+    listeners: Sequence[Closing] = ()
 
     @classmethod
     def installed(cls) -> "Ending":

@@ -10,9 +10,9 @@ PEPPER = b"a pepper"
 NOW = datetime.now(UTC)
 
 
-def made(tenant: str = "acme", **more: Any) -> tuple[ApiKey, str]:
+def made(tenant: str = "acme", *, pepper: bytes = PEPPER, **more: Any) -> tuple[ApiKey, str]:
     key_id, secret = new_secret()
-    digest = digest_of(PEPPER, secret.encode())
+    digest = digest_of(pepper, secret.encode())
     key = ApiKey(key_id, tenant, digest, NOW, **more)
     return key, shown(key_id, secret)
 

@@ -96,7 +96,7 @@ async def test_the_gate_and_the_store_learn_from_each_other(url: str, store: Key
 
     assert store.keys() == {key: Used(1, 90)}
     with pytest.raises(BudgetError, match="10 tokens of the budget are left"):
-        other.reserve(request(key, max_tokens=11))
+        await other.reserve(request(key, max_tokens=11))
     store.revoke(key.id)
     await there.refresh()
     with pytest.raises(ApiKeyError):

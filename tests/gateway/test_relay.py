@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pyarrow as pa
 import pytest
+from prometheus_client import generate_latest
 
 from capture.spool import closed_segments, read_segment
 from capture.writer import Spool, SpoolLimits
@@ -98,6 +99,9 @@ async def stand(
             metrics.end(exchange)
             ended.put_nowait(exchange)
 
+        async def exposition() -> bytes:
+            return generate_latest(metrics.registry)
+
         serving = Serving(
             *(config, table, upstream, spool, metrics.begin, end, keeper),
             on_refused=metrics.refuse,
@@ -105,7 +109,7 @@ async def stand(
         )
         async with (
             probed(pool),
-            served(create_app(serving, metrics)) as url,
+            served(create_app(serving, exposition)) as url,
             httpx.AsyncClient(base_url=url, timeout=10.0) as client,
         ):
             yield Stand(client, engine, engine_url, serving, ended, folder / "spool", pools)

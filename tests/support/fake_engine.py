@@ -52,7 +52,8 @@ class FakeEngine:
     The last message steers it: "fail" gives a 500, "refuse" a 400, "hang" never answers, "break"
     ends the connection in the middle of an answer, "pause" sends its beginning and no more,
     "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end,
-    "vanish" ends the connection after the head of an answer, "unserved" gives a 503. A word among
+    "vanish" ends the connection after the head of an answer, "unserved" gives a 503, "slow" takes
+    its time for each word of a stream. A word among
     its ``spells`` steers it whatever the messages say.
     While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
     adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
@@ -162,6 +163,8 @@ class FakeEngine:
             await asyncio.sleep(0)
             if word == "break":
                 raise ConnectionResetError("the engine died")
+            if word == "slow":
+                await asyncio.sleep(0.1)
             if word == "pause":
                 await asyncio.Event().wait()
         yield b"data: [DONE]\n\n"

@@ -94,11 +94,11 @@ commit_seconds = 0.1
 
 
 @contextmanager
-def started(config: Path) -> Iterator[Gateway]:
+def started(config: Path, *flags: str) -> Iterator[Gateway]:
     """Start a gateway in a process group of its own and see that nothing of it is left."""
     with (config.parent / "serve.log").open("ab") as log:
         process = subprocess.Popen(
-            [*RETORT, "serve", "-c", str(config)], stderr=log, start_new_session=True
+            [*RETORT, "serve", "-c", str(config), *flags], stderr=log, start_new_session=True
         )
     gateway = Gateway(config.parent, process)
     try:

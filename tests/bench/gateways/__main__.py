@@ -114,8 +114,10 @@ def main() -> int:
         ]
         results = take_turns([direct, relay, ours, *peers], options.rounds)
         growth = memory_growth(ours)
+        workers = workers_ratio(engine, home, (load_core, gateway_core), options.rounds)
     document: dict[str, object] = {name: result.medians() for name, result in results.items()}
     document["ratio"] = ratios(results)
+    document["workers_ratio"] = workers
     document["rss_growth_mb"] = growth["serving"]
     document["committer_rss_growth_mb"] = growth["committer"]
     if not options.skip_vllm:
@@ -196,6 +198,26 @@ def memory_growth(arm: Arm) -> dict[str, float]:
     before = arm.rss_mb()
     ask(NUM_FOR_MEMORY)
     return {part: after - before[part] for part, after in arm.rss_mb().items()}
+
+
+def workers_ratio(engine: str, home: Path, cores: tuple[int, int], rounds: int) -> float:
+    """Requests per second of two workers over one: both have both cores, beside mock and load."""
+    rates: dict[str, list[float]] = {"1": [], "2": []}
+    pinned = ",".join(map(str, cores))
+    with ExitStack() as stack:
+        arms = {}
+        for number in rates:
+            folder = home / f"workers{number}"
+            folder.mkdir()
+            arm = retort(engine, folder, pinned, "--workers", number)
+            arms[number] = stack.enter_context(arm)
+        for turn in range(rounds + 1):
+            for number in arms if turn % 2 else reversed(arms):
+                target, seconds = arms[number].target, 3.0 if turn else 1.0
+                measured = uvloop.run(run(target, connections=NUM_CONNECTIONS, seconds=seconds))
+                if turn:
+                    rates[number].append(measured.per_second)
+    return paired(rates["2"], rates["1"], lambda two, one: two / one)
 
 
 def ratios(results: Mapping[str, Result]) -> dict[str, float]:

@@ -52,7 +52,7 @@ def mock_engine(home: Path, cores: str) -> Iterator[Arm]:
 
 
 @contextmanager
-def retort(engine: str, home: Path, cores: str) -> Iterator[Arm]:
+def retort(engine: str, home: Path, cores: str, *flags: str) -> Iterator[Arm]:
     """Retort with everything on: keys, quotas, capture, metrics, rows that survive us."""
     port = free_port()
     config = home / "retort.toml"
@@ -73,7 +73,8 @@ url = "{engine}"
     create = [*RETORT, "key", "create", "--tenant", "bench", *limits, "-c", str(config)]
     key = subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip()
     target = Target(f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"})
-    with running("retort", [*RETORT, "serve", "-c", str(config)], target, home, cores) as arm:
+    serve = [*RETORT, "serve", "-c", str(config), *flags]
+    with running("retort", serve, target, home, cores) as arm:
         yield arm
 
 
