@@ -74,10 +74,10 @@ class Operator:
         return result
 
     async def incumbent_url(self) -> str:
-        """Address of the engine that answers the demo's route."""
+        """Address of the first engine that answers the demo's route."""
         deployments = (await self.call("GET", "/admin/deployments"))["data"]
         found = deployments if isinstance(deployments, list) else []
-        return next(str(one["url"]) for one in found if one["role"] == "incumbent")
+        return next(str(one["engines"][0]["url"]) for one in found if one["role"] == "incumbent")
 
     async def close(self) -> None:
         """Close the connection."""

@@ -1,8 +1,13 @@
 import asyncio
+import tomllib
 from pathlib import Path
+
+import httpx
 
 from gateway.demo.rollouts import Operator
 from gateway.demo.workspace import Workspace
+from tests.gateway.test_relay import chat
+from tests.support.gateway_process import configure, started
 
 
 async def test_an_operator_never_asks_on_a_connection_that_idled(tmp_path: Path) -> None:
@@ -35,3 +40,18 @@ async def test_an_operator_never_asks_on_a_connection_that_idled(tmp_path: Path)
     assert num_asked == [1, 1, 1]
     await operator.close()
     server.close()
+
+
+async def test_the_incumbents_engine_is_found_where_it_listens(tmp_path: Path) -> None:
+    config = configure(tmp_path)
+    with started(config) as gateway:
+        gateway.wait_ready()
+        table = tomllib.loads(config.read_text())["gateway"]
+        ports = (int(table[name].rpartition(":")[2]) for name in ("listen", "admin_listen"))
+        operator = Operator(Workspace(tmp_path, tmp_path, *ports))
+        url = await operator.incumbent_url()
+        await operator.close()
+        async with httpx.AsyncClient() as client:
+            answer = await client.post(url + "/v1/chat/completions", json=chat("hi"))
+
+    assert answer.is_success
