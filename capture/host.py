@@ -17,6 +17,7 @@ SMALL_ENGINE_ENV: Mapping[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else the CPU build insists on that process
 }
+USUAL_EXECUTOR = ("--distributed-executor-backend", "mp")  # after those: the process is back
 X86 = re.compile(r"^flags\s*:", re.MULTILINE)  # ARM calls them features
 BFLOAT16 = re.compile(r"^(flags|Features)\s*:.*\b(avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from capture.config import CaptureConfig
 from capture.engine import EngineSpec
-from capture.host import SMALL_ENGINE_ENV
+from capture.host import SMALL_ENGINE_ENV, USUAL_EXECUTOR
 from gateway.demo.prompts import Prompt
 from gateway.demo.services import engine_running
 from gateway.demo.traffic import Client, Round, ask_all
@@ -57,8 +57,10 @@ async def bench_engines(work: Workspace) -> AsyncIterator[tuple[str, str]]:
 
 
 def _spec(work: Workspace, name: str, capture: CaptureConfig | None) -> EngineSpec:
+    """An engine as vLLM usually runs it: in the process that a small one saves, the tap works."""
     log = work.home / "run" / "engines" / f"{name}.log"
-    return EngineSpec(work.teacher, ROUTE, log, work.engine_args, SMALL_ENGINE_ENV, capture)
+    args = (*work.engine_args, *USUAL_EXECUTOR)
+    return EngineSpec(work.teacher, ROUTE, log, args, SMALL_ENGINE_ENV, capture)
 
 
 async def compare_throughput(

@@ -9,7 +9,7 @@ import pytest
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
-from capture.host import SMALL_ENGINE_ENV
+from capture.host import SMALL_ENGINE_ENV, USUAL_EXECUTOR
 from capture.recovery import recover
 from capture.spool import closed_segments, read_segment
 from tests.integration.conftest import ARGS
@@ -25,7 +25,7 @@ async def complete(client: httpx.AsyncClient, tag: str, **params: object) -> Non
 
 async def test_rows_of_the_last_moment_are_in_the_spool(tiny_model: Path, tmp_path: Path) -> None:
     capture = CaptureConfig(spool=tmp_path / "spool", k_max=8, segment_seconds=60.0)
-    args = (*ARGS, "--distributed-executor-backend", "mp")  # as vLLM would: a process more to end
+    args = (*ARGS, *USUAL_EXECUTOR)  # a process more to end
     spec = EngineSpec(tiny_model, "tiny", tmp_path / "engine.log", args, SMALL_ENGINE_ENV, capture)
     ended = [uuid.uuid4().hex for _ in range(24)]
     stopped = [uuid.uuid4().hex for _ in range(8)]
