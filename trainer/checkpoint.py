@@ -1,5 +1,6 @@
 """A finished student on disk: a model folder that serves as it is, put in place whole."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -39,11 +40,11 @@ def save_checkpoint(
 ) -> Manifest:
     """Write the student in bfloat16 with the teacher's tokenizer, template and generation config.
 
-    The student's weights are rounded in place. Whoever looks at ``folder`` sees the old
+    Whoever looks at ``folder`` sees the old
     checkpoint or the new one, never a part; an interrupted call leaves nothing behind.
     """
     with replacing(folder) as temporary:
-        student.to(torch.bfloat16).save_pretrained(temporary)
+        copy.deepcopy(student).to(torch.bfloat16).save_pretrained(temporary)
         for name in COMPANIONS:
             if (teacher / name).is_file():
                 shutil.copyfile(teacher / name, temporary / name)

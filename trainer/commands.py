@@ -15,6 +15,7 @@ from trainer.config import TrainerConfig, load
 from trainer.dataset import COLUMNS
 from trainer.distillation import Distillation
 from trainer.plan import make_plan
+from trainer.report import verdict
 from trainer.screen import Screen
 
 distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -35,13 +36,15 @@ def distill(
     config = load(_given(config_path))
     with Screen.opened(config.steps) as screen:
         run = _prepare(config, screen)
-        metrics = run.run(screen.step, screen.say)
+        metrics = run.run(screen)
     if as_json:
         typer.echo(json.dumps(asdict(metrics)))
         return
     typer.echo(f"{config.out / 'checkpoint'}  ({metrics.tokens_per_second:,.0f} tokens/s)")
     for name, value in asdict(metrics.heldout).items():
         typer.echo(f"  {name:20} {value:,.4g}")
+    typer.echo(verdict(asdict(metrics)))
+    typer.echo(config.out / "report.html")
 
 
 @distill_app.command()

@@ -52,7 +52,11 @@ class TrainerConfig(BaseModel):
         loss_share: How much of the loss that is; the rest is the generated token's cross-entropy.
         batch_tokens: Padded tokens per step.
         warmup: Steps of linear warm-up.
-        heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring.
+        heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
+            them along the way, to choose the weights that are kept, half at the end.
+        eval_every: Steps between two looks at the former; default: a tenth of all.
+        eval_rows: Most of them that are looked at.
+        baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
         threads: CPU threads of the training process.
         device: Where the models run.
     """
@@ -72,6 +76,9 @@ class TrainerConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Annotated[int, Field(ge=0)] = 30
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    eval_every: PositiveInt | None = None
+    eval_rows: PositiveInt = 256
+    baseline: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"

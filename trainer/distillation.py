@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Self
@@ -10,31 +9,32 @@ from typing import Self
 import pyarrow as pa
 import torch
 from pydantic import JsonValue
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
 from capture.errors import ConfigError
 from capture.revision import model_revision
+from trainer.baseline import Baseline, clone_behaviour
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
+from trainer.course import Course, Point, divide, weights_of
 from trainer.dataset import Dataset, Ints, from_table, split
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality, evaluate
-from trainer.loop import Recipe, Step, make_optimizer, train
+from trainer.loop import Recipe, make_optimizer
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
-from trainer.precision import in_fast_dtype
+from trainer.precision import round_weights
 from trainer.progress import Done, Progress
 from trainer.reduction import Reduction
+from trainer.report import write_report
 from trainer.student import count_parameters, open_student, open_teacher
+from trainer.training import Audience, Training
 
 Snapshot = dict[str, JsonValue]
 Report = Callable[[str], None]
-OnStep = Callable[[Step], None]
 
 METRICS_VERSION = 1
-SCALARS_EVERY = 10  # steps between two points of a TensorBoard curve
-SAVE_SECONDS = 60.0  # what an interrupted run loses at most
+LOOKS = 10  # at held-out rows, unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class Metrics:
         tokens: Run in training, padding included.
         seconds: Of training alone.
         heldout: Of the weights as they are saved, in bfloat16.
+        best_step: After which they were taken.
+        points: Looks at held-out rows along the way.
+        baseline: Behaviour cloning for as long; None if it was not wanted.
     """
 
     loss: str
@@ -58,6 +61,9 @@ class Metrics:
     teacher_parameters: int
     heldout_before_training: Quality
     heldout: Quality
+    best_step: int
+    points: list[Point]
+    baseline: Baseline | None
     snapshot: Snapshot
 
 
@@ -131,23 +137,46 @@ class Distillation:
             config.seed,
         )
 
-    def run(self, on_step: OnStep, report: Report) -> Metrics:
-        """Train, measure, write ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
+    def run(self, audience: Audience) -> Metrics:
+        """Train, measure, write the checkpoint, curves, ``metrics.json`` and ``report.html``.
 
         Each appears whole or not at all; what an earlier run left is replaced at the end. One
         that was interrupted goes on from what ``progress/`` holds, to the same weights.
+
+        Raises:
+            DivergedError: If the loss is no number any more.
         """
-        out = self.config.out
+        config, out = self.config, self.config.out
+        looked_at, measured = divide(self.dataset, self.heldout_rows, config.eval_rows)
+        every = config.eval_every or max(1, config.steps // LOOKS)
+        training = Training(
+            *(self.student, self.dataset, self.train_rows, looked_at, self.recipe), every
+        )
+        audience.say("measuring the student before training")
+        before, start = self._measure(measured), weights_of(self.student)
         progress = Progress(out / "progress", self._identity())
-        report("measuring the student before training")
-        before = self._measure()
-        done = self._train(progress, on_step, report)
-        report("measuring on held-out rows")
-        in_fast_dtype(self.student.to(torch.bfloat16))  # rounded as it will be saved
-        after = self._measure()
+        done, course = self._train(training, progress, audience)
+        best = course.take_best(self.student)
+        audience.say("measuring on held-out rows")
+        round_weights(self.student)  # as they will be saved
+        after = self._measure(measured)
+        save_checkpoint(
+            self.student,
+            config.teacher,
+            out / "checkpoint",
+            lineage=self._lineage(),
+            quality={name: float(value) for name, value in asdict(after).items()},
+        )
+        with replacing(out / "tensorboard") as scalars:
+            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
+        baseline = None
+        if config.baseline and config.loss != "behaviour_cloning":
+            audience.say("behaviour cloning, to compare")
+            scratch = out / "progress" / "baseline"
+            baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
         metrics = Metrics(
-            loss=self.config.loss,
-            steps=self.config.steps,
+            loss=config.loss,
+            steps=config.steps,
             rows=len(self.train_rows),
             tokens=done.tokens,
             seconds=done.seconds,
@@ -156,47 +185,25 @@ class Distillation:
             teacher_parameters=self.teacher_parameters,
             heldout_before_training=before,
             heldout=after,
+            best_step=best.step,
+            points=course.points,
+            baseline=baseline,
             snapshot=self.snapshot,
         )
-        quality = {name: float(value) for name, value in asdict(after).items()}
-        save_checkpoint(
-            self.student,
-            self.config.teacher,
-            out / "checkpoint",
-            lineage=self._lineage(),
-            quality=quality,
-        )
-        with replacing(out / "tensorboard") as scalars:
-            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         write_json(out / "metrics.json", {"format_version": METRICS_VERSION, **asdict(metrics)})
+        write_report(asdict(metrics), out / "report.html")
         progress.remove()
         return metrics
 
-    def _train(self, progress: Progress, on_step: OnStep, report: Report) -> Done:
+    def _train(
+        self, training: Training, progress: Progress, audience: Audience
+    ) -> tuple[Done, Course]:
         optimizer = make_optimizer(self.student)
         done = progress.restore(self.student, optimizer)
         if done.steps:
-            report(f"going on after step {done.steps}")
-        started = time.perf_counter() - done.seconds
-        saved_at = time.monotonic()
-        steps = train(
-            *(self.student, optimizer, self.dataset, self.train_rows, self.recipe), done.steps
-        )
-        with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
-            for step in steps:
-                tokens, seconds = done.tokens + step.tokens, time.perf_counter() - started
-                done = Done(step.number, tokens, seconds)
-                on_step(step)
-                if step.number % SCALARS_EVERY == 0 or step.number == self.config.steps:
-                    board.add_scalar("train/loss_nats", step.loss, step.number)
-                    board.add_scalar("train/grad_norm", step.grad_norm, step.number)
-                    board.add_scalar("train/learning_rate", step.learning_rate, step.number)
-                    board.add_scalar("train/tokens", tokens, step.number)
-                if time.monotonic() - saved_at >= SAVE_SECONDS:
-                    board.flush()
-                    progress.save(self.student, optimizer, done)
-                    saved_at = time.monotonic()
-        return done
+            audience.say(f"going on after step {done.steps}")
+        course = Course(self.config.out / "progress" / "course", done.steps)
+        return training.run(optimizer, course, done, audience.step, progress), course
 
     def _identity(self) -> str:
         """What decides the weights, digested: data, student and recipe."""
@@ -204,14 +211,15 @@ class Distillation:
         threads = (self.config.threads, self.config.device)
         return hashlib.sha256(f"{lineage} {threads}".encode()).hexdigest()
 
-    def _measure(self) -> Quality:
-        return evaluate(self.student, self.dataset, self.heldout_rows, 4 * self.config.batch_tokens)
+    def _measure(self, rows: Ints) -> Quality:
+        return evaluate(self.student, self.dataset, rows, 4 * self.config.batch_tokens)
 
     def _lineage(self) -> Lineage:
         config = self.config
         started_from = config.teacher if config.student is None else config.student
         recipe = config.model_dump(
-            mode="json", exclude={"log", "teacher", "student", "out", "threads", "device"}
+            mode="json",
+            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline"},
         )
         return Lineage(
             snapshot=self.snapshot,

@@ -4,6 +4,7 @@ TrainerError
     DatasetError     the snapshot of the log
     ModelError       a model folder
     ManifestError    a folder's retort.json, or a file that it vouches for
+    DivergedError    a loss that is no number any more
 """
 
 
@@ -21,3 +22,7 @@ class ModelError(TrainerError):
 
 class ManifestError(TrainerError):
     """Raised when a model folder is not what its ``retort.json`` says."""
+
+
+class DivergedError(TrainerError):
+    """Raised when a run's loss is infinite or no number."""

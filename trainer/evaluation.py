@@ -23,6 +23,7 @@ class Quality:
     Attributes:
         kl_to_teacher_nats: KL(teacher || student) over the logged entries and one tail class.
         top1_agreement: Share of tokens whose likeliest token is the teacher's.
+        exact_match: Share of answers that the student, decoding greedily, gives to the letter.
         cross_entropy: Of the tokens that were generated, in nats.
         mass_overlap: Mass that teacher and student give to the same classes.
         entropy_ratio: The student's entropy over the teacher's, over those classes.
@@ -34,6 +35,7 @@ class Quality:
 
     kl_to_teacher_nats: float
     top1_agreement: float
+    exact_match: float
     cross_entropy: float
     mass_overlap: float
     entropy_ratio: float
@@ -49,21 +51,29 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
     device = student.device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
+    num_exact = torch.zeros((), dtype=torch.int64, device=device)
     for positions in epoch_batches(dataset.lengths[rows], batch_tokens, (0, 0)):
         batch = collate(dataset, rows[positions], device)
         hidden_ND = completion_hidden(student, batch)
+        are_right: list[Tensor] = []
         for chunk in each_seen(hidden_ND, student.lm_head.weight, batch.targets):
             hits_N = chunk.best_N == chunk.targets.topk_ids_NK[:, 0]
             per_token = (*_compared(chunk.seen, chunk.targets), hits_N)
             sums += torch.stack([values_N.double().sum() for values_N in per_token])
             is_right_N = chunk.best_N == chunk.targets.completion_ids_N
-            bins += _binned(chunk.confidence_N.double(), is_right_N.double())
+            confidence_N = chunk.confidence_N.double().nan_to_num()  # of weights that are none
+            bins += _binned(confidence_N, is_right_N.double())
+            are_right.append(is_right_N)
+        ends = dataset.completion_ids.lengths[rows[positions]].cumsum().tolist()
+        are_right_N = torch.cat(are_right)
+        num_exact += sum(part_T.all() for part_T in torch.tensor_split(are_right_N, ends[:-1]))
     tokens = int(dataset.completion_ids.lengths[rows].sum())
     kl, cross_entropy, overlap, teachers, students, agreement = (sums / tokens).tolist()
     confidence_B, right_B = bins
     return Quality(
         kl_to_teacher_nats=kl,
         top1_agreement=agreement,
+        exact_match=int(num_exact) / len(rows),
         cross_entropy=cross_entropy,
         mass_overlap=overlap,
         entropy_ratio=students / teachers if teachers else float("nan"),

@@ -1,14 +1,10 @@
 """What a distillation would read, cost and take, from a few real steps."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainer.distillation import Distillation
-from trainer.loop import make_optimizer, train
 from trainer.student import count_parameters
-
-WARM_STEPS = 2  # the first steps allocate, and are slower
-TIMED_STEPS = 6
+from trainer.training import Training, time_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +35,12 @@ class Plan:
 
 def make_plan(run: Distillation, preparing_seconds: float) -> Plan:
     """Time a few steps; the run's student is changed by them and must not be used afterwards."""
-    recipe = replace(run.recipe, steps=WARM_STEPS + TIMED_STEPS)
-    steps = train(run.student, make_optimizer(run.student), run.dataset, run.train_rows, recipe)
-    for _ in range(WARM_STEPS):
-        next(steps)
-    started = time.perf_counter()
-    timed_tokens = sum(step.tokens for step in steps)
-    speed = timed_tokens / (time.perf_counter() - started)
-    tokens = timed_tokens / TIMED_STEPS * run.config.steps
+    training = Training(
+        *(run.student, run.dataset, run.train_rows, run.heldout_rows, run.recipe), run.config.steps
+    )
+    timed = time_steps(training)
+    speed = timed.tokens / timed.seconds
+    tokens = timed.tokens / timed.steps * run.config.steps
     lengths = run.dataset.lengths[run.train_rows]
     parameters = count_parameters(run.student)
     return Plan(

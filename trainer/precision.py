@@ -17,6 +17,16 @@ def fast_products(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
+def round_weights(model: PreTrainedModel) -> None:
+    """Round weights to bfloat16 and leave them as wide as they are, and all else alone.
+
+    ``model.to(bfloat16)`` would round the rotary embedding's frequencies too, which are not saved.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+
+
 def in_fast_dtype(model: PreTrainedModel) -> PreTrainedModel:
     """Widen a model stored in bfloat16 to float32, its weights the same, if that is faster."""
     is_slow = model.dtype is torch.bfloat16 and not has_bfloat16(model.device)

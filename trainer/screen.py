@@ -40,6 +40,10 @@ class Screen:
         """Name the work in hand."""
         self._progress.update(self._task, description=words)
 
+    def expect(self, steps: int) -> None:
+        """Begin to count so many steps."""
+        self._progress.update(self._task, total=steps, completed=0)
+
     def step(self, step: Step) -> None:
         """Count a finished training step."""
         if step.number == 1:

@@ -1,14 +1,11 @@
 """The report's plots, as SVG to be put into the page."""
 
-import io
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-mpl.use("svg")
-COLOURS = ("#1f5a99", "#d9822b", "#3d8b57", "#8a4f9e")
+from capture.plots import COLOURS, axes_of, svg
+
 Bars = Mapping[str, Sequence[float | None]]
 
 
@@ -16,27 +13,27 @@ def quality(
     names: Sequence[str], common: Sequence[float | None], rare: Sequence[float | None]
 ) -> str:
     """Exact match of each model on common and on rare forms, shares from 0 to 1."""
-    axes = _axes("Exact match on held-out prompts", "share of answers")
+    axes = axes_of("Exact match on held-out prompts", "share of answers")
     _bars(axes, names, {"common forms": common, "rare forms": rare})
     axes.set_ylim(0, 1.25)  # the legend has its place above
-    return _svg(axes)
+    return svg(axes)
 
 
 def cost(names: Sequence[str], megabytes: Sequence[float], speeds: Sequence[float]) -> str:
     """Size on disk against throughput, a point per model."""
-    axes = _axes("Size and speed", "tokens per second (one thread)")
+    axes = axes_of("Size and speed", "tokens per second (one thread)")
     for index, (name, size, speed) in enumerate(zip(names, megabytes, speeds, strict=True)):
         axes.scatter(size, speed, s=90, color=COLOURS[index % len(COLOURS)], label=name)
     axes.set_xlabel("weights on disk, MB")
     axes.set_xlim(0, max(megabytes) * 1.3)
     axes.set_ylim(0, max(speeds) * 1.2)
     axes.legend(frameon=False, loc="lower right")
-    return _svg(axes)
+    return svg(axes)
 
 
 def capture(on: Sequence[float], off: Sequence[float]) -> str:
     """Throughput with and without the tap, measurement by measurement."""
-    axes = _axes("Engine throughput, asked in turn", "tokens per second")
+    axes = axes_of("Engine throughput, asked in turn", "tokens per second")
     turns = range(1, len(on) + 1)
     axes.plot(turns, off, "o-", color=COLOURS[1], label="no tap")
     axes.plot(turns, on, "o-", color=COLOURS[0], label="tap, every request captured")
@@ -44,12 +41,12 @@ def capture(on: Sequence[float], off: Sequence[float]) -> str:
     axes.set_xlabel("pair")
     axes.set_ylim(0, max([*on, *off]) * 1.2)
     axes.legend(frameon=False, loc="lower right")
-    return _svg(axes)
+    return svg(axes)
 
 
 def answered(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Share of the answers by deployment; a curve of (request, share) points each."""
-    axes = _axes("Who answered, request by request", "share of the last 50 answers")
+    axes = axes_of("Who answered, request by request", "share of the last 50 answers")
     for index, (name, points) in enumerate(curves.items()):
         if points:
             axes.plot(*zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], label=name)
@@ -57,16 +54,7 @@ def answered(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     axes.set_ylim(-0.03, 1.1)
     if any(curves.values()):
         axes.legend(frameon=False, loc="center left")
-    return _svg(axes)
-
-
-def _axes(title: str, y_label: str) -> Axes:
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_ylabel(y_label)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return svg(axes)
 
 
 def _bars(axes: Axes, names: Sequence[str], groups: Bars) -> None:
@@ -79,12 +67,3 @@ def _bars(axes: Axes, names: Sequence[str], groups: Bars) -> None:
         axes.bar_label(bars, texts, fontsize=8, padding=2)
     axes.set_xticks(range(len(names)), names)
     axes.legend(frameon=False, fontsize=8, ncols=len(groups), loc="upper right")
-
-
-def _svg(axes: Axes) -> str:
-    buffer = io.StringIO()
-    figure = axes.get_figure()
-    if isinstance(figure, Figure):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -18,7 +18,7 @@ from gateway.demo.steps import (
     console,
     describe,
     distill,
-    evaluate_folders,
+    engines_of,
     find_model,
     harvest,
     progress,
@@ -31,7 +31,7 @@ from gateway.demo.workspace import Workspace
 from quant.bundle import Lineage, publish
 
 HELDOUT_FRACTION = 0.1
-SAMPLE = 100  # prompts of one measurement with or without capture
+SAMPLE = 60  # prompts of one measurement with or without capture
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +155,22 @@ async def run_served(demo: Demo, comparison: Comparison) -> Report:
         stats = await command_json(["log", "stats", "-c", str(work.config)])
     with demo.step("distill"):
         metrics = await distill(work, plan.steps)
-    with demo.step("quantize"):
-        bundle, broken = await make_bundles(demo)
+    folders = {name: demo.run_dir(name) / "checkpoint" for name in metrics}
     operator = Operator(work)
-    with demo.step("rollout of the student"):
-        good = await roll_out(demo, operator, bundle)
-    with demo.step("rollout of a broken student"):
-        bad = await roll_out(demo, operator, broken)
-    with demo.step("evaluate"):
-        models = await evaluate(demo, operator, comparison, metrics)
+    async with contextlib.AsyncExitStack() as engines:
+        with demo.step("quantize, and start engines to compare"):
+            async with asyncio.TaskGroup() as tasks:
+                students = engines_of(work, folders)
+                starting = tasks.create_task(engines.enter_async_context(students))
+                making = tasks.create_task(make_bundles(demo))
+            bundle, broken = making.result()
+        with demo.step("rollout of the student"):
+            good = await roll_out(demo, operator, bundle)
+        with demo.step("rollout of a broken student"):
+            bad = await roll_out(demo, operator, broken)
+        with demo.step("evaluate"):
+            urls = {**starting.result(), "student_int8": await operator.incumbent_url()}
+            models = await evaluate(demo, urls, comparison, metrics)
     await operator.close()
     names = (str(plan.teacher or "support desk"), str(plan.prompts or "support desk"))
     return Report(
@@ -205,18 +212,16 @@ async def roll_out(demo: Demo, operator: Operator, bundle: Path) -> Tried:
 
 async def evaluate(
     demo: Demo,
-    operator: Operator,
+    urls: Mapping[str, str],
     comparison: Comparison,
     metrics: Mapping[str, dict[str, object]],
 ) -> dict[str, Model]:
-    """Let every model answer the test in its own engine."""
-    folders = {name: demo.run_dir(name) / "checkpoint" for name in metrics}
-    rounds = await evaluate_folders(demo.work, folders, demo.test)
-    url = await operator.incumbent_url()
-    rounds["student_int8"] = await ask_test(url, demo.test, "student_int8")
+    """Let every model answer the test in its own engine, one after the other."""
+    rounds = {name: await ask_test(url, demo.test, name) for name, url in urls.items()}
     teacher = comparison.teacher
     models = {"teacher": describe(demo.work.teacher, teacher, teacher)}
-    for name, folder in folders.items():
+    for name in metrics:
+        folder = demo.run_dir(name) / "checkpoint"
         models[name] = with_kl(describe(folder, rounds[name], teacher), metrics[name])
     int8 = describe(demo.run_dir("student_int8"), rounds["student_int8"], teacher)
     return {**models, "student_int8": int8.with_parameters(models["student"].parameters)}

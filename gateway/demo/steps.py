@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,10 +118,9 @@ async def distill(work: Workspace, steps: int) -> dict[str, dict[str, object]]:
     }
 
 
-async def evaluate_folders(
-    work: Workspace, folders: dict[str, Path], test: list[Prompt]
-) -> dict[str, Round]:
-    """Ask each model every test prompt, in an engine of its own, one model after the other."""
+@asynccontextmanager
+async def engines_of(work: Workspace, folders: Mapping[str, Path]) -> AsyncIterator[dict[str, str]]:
+    """Run an engine for each model, to be asked directly; gives their addresses by name."""
     logs = work.home / "run" / "engines"
     async with AsyncExitStack() as stack:
         starting: dict[str, asyncio.Task[str]] = {}
@@ -131,7 +130,7 @@ async def evaluate_folders(
                 spec = EngineSpec(folder, ROUTE, log, work.engine_args, SMALL_ENGINE_ENV)
                 running = stack.enter_async_context(engine_running(spec))
                 starting[name] = tasks.create_task(running)
-        return {name: await ask_test(url.result(), test, name) for name, url in starting.items()}
+        yield {name: url.result() for name, url in starting.items()}
 
 
 async def ask_test(url: str, test: list[Prompt], name: str) -> Round:

@@ -117,6 +117,7 @@ teacher = {json.dumps(str(self.teacher))}
 out = {json.dumps(str(self.home / "runs" / name))}
 loss = "{loss}"
 steps = {steps}
+baseline = false
 threads = 1
 """,
             encoding="utf-8",

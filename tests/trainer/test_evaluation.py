@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -59,3 +60,22 @@ def test_confidence_that_is_kept_is_well_calibrated() -> None:
     assert (confidence_B - right_B).abs().sum() == pytest.approx(0, abs=1e-9)
     confidence_B, right_B = _binned(confidence, torch.zeros(1000, dtype=torch.float64))
     assert (confidence_B - right_B).abs().sum() / 1000 == pytest.approx(0.7)
+
+
+def test_an_answer_is_exact_if_greedy_decoding_gives_it(teacher: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    table = answer(teacher, len(ROWS))
+    prompts = table["prompt_ids"].to_pylist()
+    greedy = [
+        model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False, eos_token_id=None)[0]
+        for ids in prompts
+    ]
+    said = [ids[len(prompt) :].tolist() for prompt, ids in zip(prompts, greedy, strict=True)]
+    half = [said[n] if n % 2 else row for n, row in enumerate(table["completion_ids"].to_pylist())]
+    column = pa.array(half, type=table.schema.field("completion_ids").type)
+    place = table.schema.get_field_index("completion_ids")
+    mixed = from_table(table.set_column(place, "completion_ids", column), teacher)
+    expected = sum(one == other for one, other in zip(half, said, strict=True)) / len(ROWS)
+
+    assert 0.5 <= expected < 1
+    assert evaluate(model, mixed, ROWS, 64).exact_match == expected

@@ -32,10 +32,10 @@ heldout_fraction = 0.3
 # A run that saves after every step and dwells a moment, so that it can be killed anywhere.
 SLOW = """\
 import sys, time
-import trainer.distillation as distillation
-distillation.SAVE_SECONDS = 0
-observe = distillation.SummaryWriter.flush
-distillation.SummaryWriter.flush = lambda board: (observe(board), time.sleep(0.05))
+import trainer.training as training
+training.SAVE_SECONDS = 0
+observe = training.SummaryWriter.flush
+training.SummaryWriter.flush = lambda board: (observe(board), time.sleep(0.05))
 from gateway.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -1,0 +1,74 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.support.answered_rows import answer
+from tests.support.tiny_model import make_tiny_model
+from trainer.course import Course, Point, divide
+from trainer.dataset import Dataset, from_table
+from trainer.evaluation import Quality
+
+QUALITY = Quality(1.0, 0.5, 0.0, 1.0, 0.5, 1.0, 0.1, 8, 48)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("course") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def dataset(teacher: Path) -> Dataset:
+    return from_table(answer(teacher, 60), teacher)
+
+
+def point(step: int, exact: float, kl: float) -> Point:
+    quality = replace(QUALITY, exact_match=exact, kl_to_teacher_nats=kl)
+    return Point(step, 10 * step, 1.0 * step, 2.0, quality)
+
+
+def test_the_weights_that_did_best_are_kept(teacher: Path, tmp_path: Path) -> None:
+    student = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    course, weight = Course(tmp_path / "course"), student.lm_head.weight
+    for step, exact, kl in [(1, 0.2, 0.5), (2, 0.4, 0.4), (3, 0.4, 0.3), (4, 0.3, 0.1)]:
+        torch.nn.init.constant_(weight, float(step))
+        course.add(student, point(step, exact, kl))
+
+    assert course.take_best(student).step == 3
+    assert weight.unique().tolist() == [3.0]
+    assert [one.step for one in course.points] == [1, 2, 3, 4]
+
+
+def test_it_goes_on_from_what_is_done_and_forgets_what_comes_again(
+    teacher: Path, tmp_path: Path
+) -> None:
+    student = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    course = Course(tmp_path / "course")
+    for step in (10, 20, 30):
+        course.add(student, point(step, step / 100, 1.0))
+
+    again = Course(tmp_path / "course", steps_done=25)
+    assert again.points == course.points[:2]
+    assert Course(tmp_path / "course").points == []
+
+
+def test_what_weights_are_chosen_by_is_not_what_they_are_measured_on(dataset: Dataset) -> None:
+    rows = np.arange(len(dataset))
+    chosen, measured = divide(dataset, rows, 1000)
+
+    assert sorted([*chosen, *measured]) == rows.tolist()
+    assert min(len(chosen), len(measured)) >= 15
+    assert divide(dataset, rows, 5)[0].tolist() == chosen[:5].tolist()
+    one, other = (
+        {dataset.prompt_ids.row(row).tobytes() for row in side} for side in (chosen, measured)
+    )
+    assert one.isdisjoint(other)
+
+
+def test_a_single_held_out_row_serves_for_both(dataset: Dataset) -> None:
+    chosen, measured = divide(dataset, np.array([3]), 1000)
+
+    assert chosen.tolist() == measured.tolist() == [3]

@@ -1,0 +1,73 @@
+"""What the words alone would have given: behaviour cloning for as long as the run itself took."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from trainer.course import Course, Point, give
+from trainer.dataset import Ints
+from trainer.evaluation import Quality, evaluate
+from trainer.loop import make_optimizer
+from trainer.losses import behaviour_cloning
+from trainer.precision import round_weights
+from trainer.progress import Done, Progress
+from trainer.training import Audience, Training, time_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A student of the same start, data and seconds that never saw a distribution.
+
+    Attributes:
+        steps: As many as fit into the time.
+        seconds: They took.
+        best_step: Whose weights were kept.
+        heldout: Measured on the same rows as the run's own.
+        points: Its looks at held-out rows.
+    """
+
+    steps: int
+    seconds: float
+    best_step: int
+    heldout: Quality
+    points: list[Point]
+
+
+def clone_behaviour(
+    training: Training,
+    start: Mapping[str, Tensor],
+    measured: Ints,
+    seconds: float,
+    scratch: Path,
+    audience: Audience,
+) -> Baseline:
+    """Train on the answers' words alone, from the same start, for so many seconds.
+
+    Args:
+        training: Of the run; its student is used and changed.
+        start: Weights that the run began with.
+        measured: Held-out rows to measure on.
+        seconds: That the run's steps took.
+        scratch: A folder for what is needed meanwhile.
+        audience: Told of every step.
+    """
+    student = training.student
+    cloning = replace(training, recipe=replace(training.recipe, loss=behaviour_cloning))
+    give(student, start)
+    tried = time_steps(cloning)
+    give(student, start)
+    steps = max(1, round(seconds / tried.seconds * tried.steps))
+    audience.expect(steps)
+    cloning = replace(
+        cloning,
+        recipe=replace(cloning.recipe, steps=steps),
+        eval_every=max(1, training.eval_every * steps // training.recipe.steps),
+    )
+    progress, course = Progress(scratch, "baseline"), Course(scratch / "course")
+    done = cloning.run(make_optimizer(student), course, Done(), audience.step, progress)
+    best = course.take_best(student)
+    round_weights(student)
+    heldout = evaluate(student, training.dataset, measured, 4 * training.recipe.batch_tokens)
+    return Baseline(done.steps, done.seconds, best.step, heldout, course.points)

@@ -1,0 +1,119 @@
+"""How a run goes on held-out prompts, and the weights that did best there: those are kept.
+
+Held-out prompts are of two kinds, so that nothing is measured on what it was chosen by.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trainer.dataset import Dataset, Ints
+from trainer.evaluation import Quality
+
+POINTS, BEST = "points.json", "best.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A look at the held-out prompts that weights are chosen by.
+
+    Attributes:
+        step: After which it was taken.
+        tokens: Trained on until then, padding included.
+        seconds: Of training until then.
+        loss: Of that step, in nats per completion token.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    loss: float
+    quality: Quality
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What decides: answers that are right to the letter, then nearness to the teacher."""
+        return self.quality.exact_match, -self.quality.kl_to_teacher_nats
+
+
+class Course:
+    """The points of a run so far, in a folder beside the weights of the best of them.
+
+    Attributes:
+        points: In order.
+    """
+
+    def __init__(self, folder: Path, steps_done: int = 0) -> None:
+        """Take up what a folder holds of the steps that are done; what came later comes again."""
+        self._folder = folder
+        self.points: list[Point] = []
+        if steps_done and (folder / POINTS).is_file():
+            found = json.loads((folder / POINTS).read_text(encoding="utf-8"))
+            points = [Point(**{**one, "quality": Quality(**one["quality"])}) for one in found]
+            self.points = [point for point in points if point.step <= steps_done]
+
+    @property
+    def best(self) -> Point:
+        """The point whose weights are kept; of equals the first."""
+        return max(self.points, key=lambda point: point.rank)
+
+    def add(self, student: PreTrainedModel, point: Point) -> None:
+        """Note a point and keep its weights if it is the best so far."""
+        self.points.append(point)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self.best is point:
+            temporary = self._folder / f"{BEST}.tmp"
+            save_file(weights_of(student), temporary)
+            temporary.replace(self._folder / BEST)
+        temporary = self._folder / f"{POINTS}.tmp"
+        temporary.write_text(json.dumps([asdict(one) for one in self.points]), encoding="utf-8")
+        temporary.replace(self._folder / POINTS)
+
+    def take_best(self, student: PreTrainedModel) -> Point:
+        """Give the student the weights that did best."""
+        give(student, load_file(self._folder / BEST))
+        return self.best
+
+
+def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:
+    """A copy of a student's weights."""
+    return {name: p.detach().clone() for name, p in student.named_parameters()}
+
+
+def give(student: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a student."""
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def divide(dataset: Dataset, heldout_rows: Ints, most_to_choose: int) -> tuple[Ints, Ints]:
+    """Divide held-out rows by their prompt's hash: those to choose by, and those to measure on.
+
+    Args:
+        dataset: Of the run.
+        heldout_rows: At least one.
+        most_to_choose: Rows to choose by; they are read again and again.
+
+    Returns:
+        Both of either kind, or the same rows twice where all prompts fall to one side.
+    """
+    is_measured = np.array([_is_measured(dataset.prompt_ids.row(row)) for row in heldout_rows])
+    chosen, measured = heldout_rows[~is_measured], heldout_rows[is_measured]
+    if not len(chosen) or not len(measured):
+        chosen = measured = heldout_rows
+    return chosen[:most_to_choose], measured
+
+
+def _is_measured(prompt_ids: np.ndarray) -> bool:
+    """Whether a held-out prompt is kept for the last measurement; half of them are."""
+    digest = hashlib.sha256(b"measured" + np.asarray(prompt_ids, dtype="<i4").tobytes()).digest()
+    return digest[0] % 2 == 1

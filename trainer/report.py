@@ -1,0 +1,88 @@
+"""``report.html``: how a run went, in curves, and whether the teacher's distribution helped."""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from capture.plots import COLOURS, axes_of, svg
+
+Document = Mapping[str, Any]
+SURE = 2.0  # standard errors
+
+
+def write_report(metrics: Document, path: Path) -> None:
+    """Write the page; it needs nothing beside it.
+
+    Args:
+        metrics: The content of ``metrics.json``.
+        path: Replaced whole.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    runs = {metrics["loss"]: metrics["points"]}
+    if metrics["baseline"] is not None:
+        runs["behaviour_cloning"] = metrics["baseline"]["points"]
+    figures = [
+        curves(runs, "KL to the teacher", "nats per token", "kl_to_teacher_nats"),
+        curves(runs, "Answers right to the letter", "share of answers", "exact_match"),
+        curves(runs, "Cross-entropy of the answers", "nats per token", "cross_entropy"),
+        curves(runs, "Calibration error", "expected, 15 bins", "ece"),
+    ]
+    page = environment.get_template("report.html.j2")
+    text = page.render(metrics=metrics, verdict=verdict(metrics), figures=figures)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def curves(runs: Mapping[str, Sequence[Document]], title: str, label: str, figure: str) -> str:
+    """One measure of held-out answers over the seconds of training, a curve per run."""
+    axes = axes_of(title, label)
+    for index, (name, points) in enumerate(runs.items()):
+        seconds = [point["seconds"] for point in points]
+        values = [point["quality"][figure] for point in points]
+        axes.plot(seconds, values, "o-", markersize=3, color=COLOURS[index], label=name)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return svg(axes)
+
+
+def verdict(metrics: Document) -> str:
+    """Whether the distribution helped, said plainly; a difference that may be chance counts not."""
+    if metrics["loss"] == "behaviour_cloning":
+        return (
+            "Trained on the answers' words alone, as asked; the logged distribution was not used."
+        )
+    if metrics["baseline"] is None:
+        return "No baseline was trained: whether the distribution helped is not known."
+    ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
+    nearer = theirs["kl_to_teacher_nats"] - ours["kl_to_teacher_nats"]
+    better = ours["exact_match"] - theirs["exact_match"]
+    error = sqrt(sum(_variance(side["exact_match"], side["rows"]) for side in (ours, theirs)))
+    is_sure = abs(better) > SURE * error
+    figures = (
+        f"KL to the teacher {ours['kl_to_teacher_nats']:.4f} nats against "
+        f"{theirs['kl_to_teacher_nats']:.4f}, answers right to the letter "
+        f"{ours['exact_match']:.1%} against {theirs['exact_match']:.1%} of {ours['rows']}"
+    )
+    if nearer > 0 and is_sure and better > 0:
+        return f"The teacher's distribution helped: {figures}, after as many seconds."
+    if nearer > 0 and not is_sure:
+        return (
+            f"The teacher's distribution brought the student nearer to its teacher, but not surely "
+            f"to more right answers: {figures}, after as many seconds."
+        )
+    return f"The teacher's distribution did not help here: {figures}, after as many seconds."
+
+
+def _variance(share: float, rows: int) -> float:
+    return share * (1 - share) / rows

@@ -1,0 +1,142 @@
+"""One run's steps with all that happens beside them: looks at held-out rows, curves, saving."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple, Protocol
+
+from torch.optim import AdamW
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedModel
+
+from trainer.course import Course, Point
+from trainer.dataset import Dataset, Ints
+from trainer.errors import DivergedError
+from trainer.evaluation import Quality, evaluate
+from trainer.loop import Recipe, Step, make_optimizer, train
+from trainer.progress import Done, Progress
+
+OnStep = Callable[[Step], None]
+
+SCALARS_EVERY = 10  # steps between two points of a TensorBoard curve
+SAVE_SECONDS = 60.0  # what an interrupted run loses at most
+WARM_STEPS = 2  # the first steps allocate, and are slower
+TIMED_STEPS = 6
+
+
+class Audience(Protocol):
+    """Who is told how a run goes."""
+
+    def say(self, words: str) -> None:
+        """Name the work in hand."""
+
+    def expect(self, steps: int) -> None:
+        """Begin to count so many steps."""
+
+    def step(self, step: Step) -> None:
+        """Count a finished step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What to train on what.
+
+    Attributes:
+        student: Trained in place.
+        rows: To learn from.
+        looked_at: Held-out rows that weights are chosen by.
+        eval_every: Steps between two looks at them.
+    """
+
+    student: PreTrainedModel
+    dataset: Dataset
+    rows: Ints
+    looked_at: Ints
+    recipe: Recipe
+    eval_every: int
+
+    def look(self) -> Quality:
+        """Measure the student as it is now."""
+        tokens = 4 * self.recipe.batch_tokens
+        return evaluate(self.student, self.dataset, self.looked_at, tokens)
+
+    def run(
+        self, optimizer: AdamW, course: Course, done: Done, on_step: OnStep, progress: Progress
+    ) -> Done:
+        """Train from some step on to the last.
+
+        Args:
+            optimizer: Of the student, as it was after that step.
+            course: Told of every look.
+            done: How far the run has come.
+            on_step: Called after every step.
+            progress: Where everything is saved, at least once a minute and at the end.
+
+        Raises:
+            DivergedError: If the loss is no number any more; what was saved before is left.
+        """
+        saved_at = time.monotonic()
+        steps = train(*(self.student, optimizer, self.dataset, self.rows, self.recipe), done.steps)
+        with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
+            began = time.perf_counter()
+            for step in steps:
+                seconds = done.seconds + time.perf_counter() - began
+                done = Done(step.number, done.tokens + step.tokens, seconds)
+                on_step(step)
+                is_last = step.number == self.recipe.steps
+                if step.number % SCALARS_EVERY == 0 or is_last:
+                    self._check(step)
+                    draw(board, step, done)
+                if step.number % self.eval_every == 0 or is_last:
+                    self._check(step)
+                    self._add(course, board, step, done)
+                if time.monotonic() - saved_at >= SAVE_SECONDS or is_last:
+                    board.flush()
+                    progress.save(self.student, optimizer, done)
+                    saved_at = time.monotonic()
+                began = time.perf_counter()
+        return done
+
+    def _check(self, step: Step) -> None:
+        """Look at the loss, which waits for the device."""
+        if not step.loss.isfinite():
+            raise DivergedError(
+                f"the loss is {step.loss.item()} at step {step.number}: lower learning_rate "
+                f"({self.recipe.learning_rate}) or raise warmup ({self.recipe.warmup})"
+            )
+
+    def _add(self, course: Course, board: SummaryWriter, step: Step, done: Done) -> None:
+        quality = self.look()
+        self.student.train()
+        for name, value in asdict(quality).items():
+            board.add_scalar(f"heldout/{name}", value, step.number)
+        point = Point(step.number, done.tokens, done.seconds, step.loss.item(), quality)
+        course.add(self.student, point)
+
+
+def draw(board: SummaryWriter, step: Step, done: Done) -> None:
+    """Add a step to TensorBoard's curves."""
+    board.add_scalar("train/loss_nats", step.loss, step.number)
+    board.add_scalar("train/grad_norm", step.grad_norm, step.number)
+    board.add_scalar("train/learning_rate", step.learning_rate, step.number)
+    board.add_scalar("train/tokens", done.tokens, step.number)
+
+
+class Timed(NamedTuple):
+    """A few steps of a run, timed."""
+
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def time_steps(training: Training) -> Timed:
+    """Time a few real steps; the student is changed by them."""
+    recipe = replace(training.recipe, steps=WARM_STEPS + TIMED_STEPS)
+    student = training.student
+    steps = train(student, make_optimizer(student), training.dataset, training.rows, recipe)
+    for _ in range(WARM_STEPS):
+        next(steps)
+    began = time.perf_counter()
+    tokens = sum(step.tokens for step in steps)
+    return Timed(TIMED_STEPS, tokens, time.perf_counter() - began)
