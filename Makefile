@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench-capture bench-gateway bench-log bench-loss install lock clean
+.PHONY: demo test check bench-capture bench-gateway bench-log bench-loss bench-distill install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -42,6 +42,11 @@ bench-gateway: install
 # Bytes per token, fidelity and speed of the log against other layouts; LOG=folder measures a real log too.
 bench-log: install
 	$(BIN)/python -m tests.bench.log $(if $(LOG),--log $(LOG))
+
+# What the teacher's distribution is worth, on the demo's data or, with DATA and TEACHER, on others; FULL=1: all.
+bench-distill: install
+	$(BIN)/python -m tests.bench.distill $(if $(DATA),--data $(DATA)) $(if $(TEACHER),--teacher $(TEACHER)) \
+	  $(if $(FULL),--seeds 3 --sizes 250 500 1000 2000 12000)
 
 # Memory and time of projection and loss, fused beside plain, at two vocabularies.
 bench-loss: install

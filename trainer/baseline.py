@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trainer.adapters import merged
 from trainer.course import Course, Point, give
 from trainer.dataset import Ints
 from trainer.evaluation import Quality, evaluate
@@ -68,6 +69,7 @@ def clone_behaviour(
     progress, course = Progress(scratch, "baseline"), Course(scratch / "course")
     done = cloning.run(make_optimizer(student), course, Done(), audience.step, progress)
     best = course.take_best(student)
-    round_weights(student)
-    heldout = evaluate(student, training.dataset, measured, 4 * training.recipe.batch_tokens)
+    finished = merged(student)
+    round_weights(finished)
+    heldout = evaluate(finished, training.dataset, measured, 4 * training.recipe.batch_tokens)
     return Baseline(done.steps, done.seconds, best.step, heldout, course.points)

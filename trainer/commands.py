@@ -14,9 +14,10 @@ from capture.log import Log
 from trainer.config import TrainerConfig, load
 from trainer.dataset import COLUMNS
 from trainer.distillation import Distillation
-from trainer.plan import make_plan
+from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
 from trainer.screen import Screen
+from trainer.training import memory_errors
 
 distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,7 +35,7 @@ def distill(
     if context.invoked_subcommand is not None:
         return
     config = load(_given(config_path))
-    with Screen.opened(config.steps) as screen:
+    with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
         run = _prepare(config, screen)
         metrics = run.run(screen)
     if as_json:
@@ -48,22 +49,32 @@ def distill(
 
 
 @distill_app.command()
-def plan(config_path: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+def plan(
+    config_path: ConfigOption = None,
+    gpu: Annotated[
+        Gpu | None, typer.Option(help="Estimate the hours on this GPU instead of here.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="What an hour of that machine costs.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
     """Say what a run would read, cost and take; writes nothing."""
     config = load(_given(config_path))
     started = time.perf_counter()
-    with Screen.opened(config.steps) as screen:
+    with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
         run = _prepare(config, screen)
         prepared_seconds = time.perf_counter() - started
         screen.say("timing a few steps")
-        expected = asdict(make_plan(run, prepared_seconds))
+        expected = asdict(make_plan(run, prepared_seconds, gpu, price_per_hour))
     if as_json:
         typer.echo(json.dumps(expected))
         return
     for name, value in expected.items():
-        typer.echo(
-            f"{name:20} {value:,.1f}" if isinstance(value, float) else f"{name:20} {value:,}"
-        )
+        if value is not None:
+            figure = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+            typer.echo(f"{name:20} {figure}")
 
 
 def _given(config_path: Path | None) -> Path:

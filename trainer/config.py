@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from capture.store import LogFolder
@@ -47,6 +47,7 @@ class TrainerConfig(BaseModel):
         where: SQL filter over the log's ``examples`` view.
         teacher: Hugging Face folder of the model whose distribution was logged.
         student: Hugging Face folder to start from; without it the teacher is cut down.
+        lora_rank: Learn corrections of this rank of that student's linear layers, not its weights.
         out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
         loss: One of ``trainer.losses.LOSSES``.
         loss_share: How much of the loss that is; the rest is the generated token's cross-entropy.
@@ -54,6 +55,8 @@ class TrainerConfig(BaseModel):
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
             them along the way, to choose the weights that are kept, half at the end.
+        duplicates: Whether answers that are there already, or nearly, are trained on: ``keep``,
+            ``drop_exact``, ``drop_near`` (then what is like a held-out one is not either).
         eval_every: Steps between two looks at the former; default: a tenth of all.
         eval_rows: Most of them that are looked at.
         baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
@@ -67,6 +70,7 @@ class TrainerConfig(BaseModel):
     where: str = "true"
     teacher: Path
     student: Path | None = None
+    lora_rank: PositiveInt | None = None
     cut: CutConfig = CutConfig()
     out: Path
     loss: LossName = "forward_kl"
@@ -76,12 +80,19 @@ class TrainerConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Annotated[int, Field(ge=0)] = 30
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     eval_every: PositiveInt | None = None
     eval_rows: PositiveInt = 256
     baseline: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _lora(self) -> "TrainerConfig":
+        if self.lora_rank is not None and self.student is None:
+            raise ValueError("lora_rank needs a student to correct: name its folder with student")
+        return self
 
 
 def load(path: Path) -> TrainerConfig:

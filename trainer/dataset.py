@@ -1,7 +1,7 @@
 """Training examples from rows of the log: arrays, lineage checks, the held-out split."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -86,6 +86,12 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.prompt_ids.offsets) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all columns in memory."""
+        columns = (getattr(self, field.name) for field in fields(self)[1:])
+        return sum(column.values.nbytes + column.offsets.nbytes for column in columns)
 
     @property
     def lengths(self) -> Ints:

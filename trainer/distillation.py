@@ -13,11 +13,13 @@ from transformers import PreTrainedModel
 
 from capture.errors import ConfigError
 from capture.revision import model_revision
+from trainer.adapters import add_adapters, merged
 from trainer.baseline import Baseline, clone_behaviour
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
 from trainer.course import Course, Point, divide, weights_of
 from trainer.dataset import Dataset, Ints, from_table, split
+from trainer.duplicates import distinct
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality, evaluate
 from trainer.loop import Recipe, make_optimizer
@@ -43,6 +45,7 @@ class Metrics:
 
     Attributes:
         rows: Examples trained on; those held out are counted in ``heldout``.
+        duplicates_dropped: Examples that were not, because they, or nearly they, were there.
         tokens: Run in training, padding included.
         seconds: Of training alone.
         heldout: Of the weights as they are saved, in bfloat16.
@@ -54,6 +57,7 @@ class Metrics:
     loss: str
     steps: int
     rows: int
+    duplicates_dropped: int
     tokens: int
     seconds: float
     tokens_per_second: float
@@ -76,6 +80,7 @@ class Distillation:
         train_rows: Examples to learn from.
         heldout_rows: Examples to measure on, of other prompts.
         student: Float32, on the run's device.
+        num_dropped: Duplicates that are not trained on.
         teacher_parameters: For comparison.
     """
 
@@ -85,6 +90,7 @@ class Distillation:
     train_rows: Ints
     heldout_rows: Ints
     student: PreTrainedModel
+    num_dropped: int
     teacher_parameters: int
 
     @classmethod
@@ -114,15 +120,20 @@ class Distillation:
                 "the log holds no ids drawn from the tail: capture with [capture] tail_draws = 4, "
                 'or train with loss = "forward_kl"'
             )
-        train_rows, heldout_rows = split(dataset, config.heldout_fraction)
+        every_row, heldout_rows = split(dataset, config.heldout_fraction)
+        report("looking for duplicates")
+        train_rows = distinct(dataset, every_row, heldout_rows, config.duplicates)
+        num_dropped = len(every_row) - len(train_rows)
         if config.student is not None:
             student = open_student(config.student, config.teacher, device)
+            if config.lora_rank is not None:
+                add_adapters(student, config.lora_rank, config.seed)
         else:
             reduction = Reduction(teacher, dataset, train_rows, config.seed, report)
             student = reduction.run(config.cut)
         _check_fits(dataset, student)
-        parameters = count_parameters(teacher)
-        return cls(config, snapshot, dataset, train_rows, heldout_rows, student, parameters)
+        sizes = (num_dropped, count_parameters(teacher))
+        return cls(config, snapshot, dataset, train_rows, heldout_rows, student, *sizes)
 
     @property
     def recipe(self) -> Recipe:
@@ -153,15 +164,16 @@ class Distillation:
             *(self.student, self.dataset, self.train_rows, looked_at, self.recipe), every
         )
         audience.say("measuring the student before training")
-        before, start = self._measure(measured), weights_of(self.student)
+        before, start = self._measure(measured, self.student), weights_of(self.student)
         progress = Progress(out / "progress", self._identity())
         done, course = self._train(training, progress, audience)
         best = course.take_best(self.student)
         audience.say("measuring on held-out rows")
-        round_weights(self.student)  # as they will be saved
-        after = self._measure(measured)
+        finished = merged(self.student)
+        round_weights(finished)  # as they will be saved
+        after = self._measure(measured, finished)
         save_checkpoint(
-            self.student,
+            finished,
             config.teacher,
             out / "checkpoint",
             lineage=self._lineage(),
@@ -178,10 +190,11 @@ class Distillation:
             loss=config.loss,
             steps=config.steps,
             rows=len(self.train_rows),
+            duplicates_dropped=self.num_dropped,
             tokens=done.tokens,
             seconds=done.seconds,
             tokens_per_second=done.tokens / done.seconds,
-            student_parameters=count_parameters(self.student),
+            student_parameters=count_parameters(finished),
             teacher_parameters=self.teacher_parameters,
             heldout_before_training=before,
             heldout=after,
@@ -211,8 +224,8 @@ class Distillation:
         threads = (self.config.threads, self.config.device)
         return hashlib.sha256(f"{lineage} {threads}".encode()).hexdigest()
 
-    def _measure(self, rows: Ints) -> Quality:
-        return evaluate(self.student, self.dataset, rows, 4 * self.config.batch_tokens)
+    def _measure(self, rows: Ints, student: PreTrainedModel) -> Quality:
+        return evaluate(student, self.dataset, rows, 4 * self.config.batch_tokens)
 
     def _lineage(self) -> Lineage:
         config = self.config

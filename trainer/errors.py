@@ -5,6 +5,7 @@ TrainerError
     ModelError       a model folder
     ManifestError    a folder's retort.json, or a file that it vouches for
     DivergedError    a loss that is no number any more
+    TooLargeError    a step that does not fit into memory
 """
 
 
@@ -26,3 +27,7 @@ class ManifestError(TrainerError):
 
 class DivergedError(TrainerError):
     """Raised when a run's loss is infinite or no number."""
+
+
+class TooLargeError(TrainerError):
+    """Raised when a step takes more memory than there is; what was saved before is left."""

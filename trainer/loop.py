@@ -58,7 +58,7 @@ class Step:
 
 def make_optimizer(student: PreTrainedModel) -> AdamW:
     """Return AdamW that decays matrices only; the loop sets its learning rate."""
-    parameters = list(student.parameters())
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},

@@ -1,17 +1,19 @@
 """One run's steps with all that happens beside them: looks at held-out rows, curves, saving."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
+import torch
 from torch.optim import AdamW
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
 from trainer.course import Course, Point
 from trainer.dataset import Dataset, Ints
-from trainer.errors import DivergedError
+from trainer.errors import DivergedError, TooLargeError
 from trainer.evaluation import Quality, evaluate
 from trainer.loop import Recipe, Step, make_optimizer, train
 from trainer.progress import Done, Progress
@@ -20,6 +22,7 @@ OnStep = Callable[[Step], None]
 
 SCALARS_EVERY = 10  # steps between two points of a TensorBoard curve
 SAVE_SECONDS = 60.0  # what an interrupted run loses at most
+CPU_IS_FULL = "can't allocate memory"  # in what torch says
 WARM_STEPS = 2  # the first steps allocate, and are slower
 TIMED_STEPS = 6
 
@@ -112,6 +115,24 @@ class Training:
             board.add_scalar(f"heldout/{name}", value, step.number)
         point = Point(step.number, done.tokens, done.seconds, step.loss.item(), quality)
         course.add(self.student, point)
+
+
+@contextmanager
+def memory_errors(batch_tokens: int) -> Iterator[None]:
+    """Say what to do about a step that does not fit, on a GPU or a CPU.
+
+    Raises:
+        TooLargeError: If one does not; what was saved before is left.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch has a class of its own for GPUs only
+        if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
+            raise
+        raise TooLargeError(
+            f"a step with batch_tokens = {batch_tokens} does not fit into memory: lower it, or "
+            "choose a smaller student; started again, the run goes on from what it saved"
+        ) from error
 
 
 def draw(board: SummaryWriter, step: Step, done: Done) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
@@ -21,9 +22,11 @@ from trainer.checkpoint import replacing
 from trainer.commands import distill_app
 from trainer.course import divide
 from trainer.dataset import COLUMNS, from_table, split
-from trainer.errors import DatasetError, DivergedError, ModelError, TrainerError
+from trainer.errors import DatasetError, DivergedError, ModelError, TooLargeError, TrainerError
 from trainer.evaluation import evaluate
+from trainer.losses import LOSSES, Targets
 from trainer.manifest import verify_folder
+from trainer.student_view import Seen
 
 SETTINGS = """\
 [trainer]
@@ -128,6 +131,25 @@ def test_what_was_measured_is_the_checkpoint_as_it_lies_there(finished: Path, ho
     assert found == pytest.approx(json.loads((finished / "metrics.json").read_text())["heldout"])
 
 
+def test_lora_corrects_a_student_and_leaves_an_ordinary_model(home: Path) -> None:
+    small = make_tiny_model(home / "small", hidden_size=64, seed=3)
+    path = write_config(home, out='"lora"', student='"small"', lora_rank="4", learning_rate="1e-2")
+    assert distill(path).exit_code == 0
+    metrics = json.loads((home / "lora" / "metrics.json").read_text())
+    start, end = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (small, home / "lora" / "checkpoint")
+    )
+
+    before, after = metrics["heldout_before_training"], metrics["heldout"]
+    assert after["kl_to_teacher_nats"] < before["kl_to_teacher_nats"]
+    assert end.keys() == start.keys()
+    changed = {name for name in end if not torch.allclose(end[name], start[name], atol=1e-2)}
+    assert changed
+    assert all("_proj" in name for name in changed)
+    assert metrics["student_parameters"] == sum(p.numel() for p in start.values())
+
+
 def test_the_course_and_the_baseline_are_told(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     points, baseline = metrics["points"], metrics["baseline"]
@@ -153,6 +175,17 @@ def test_a_loss_that_is_no_number_is_told_and_what_was_finished_stays(
         distill(path)
     assert (finished / "metrics.json").read_bytes() == before
     verify_folder(finished / "checkpoint")
+
+
+def test_a_step_that_does_not_fit_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(seen: Seen, _: Targets) -> Tensor:
+        return seen.label_N + torch.empty(2**50, dtype=torch.float32).sum()
+
+    monkeypatch.setitem(LOSSES, "forward_kl", greedy)
+    with pytest.raises(
+        TooLargeError, match="batch_tokens = 256 does not fit into memory: lower it"
+    ):
+        distill(write_config(home, out='"large"'))
 
 
 def test_tensorboard_shows_the_run(finished: Path) -> None:
@@ -190,7 +223,21 @@ def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
     assert plan["disk_bytes"] == 2 * plan["student_parameters"]
     assert plan["training_seconds"] > 0
     assert plan["epochs"] > 1
+    assert plan["read_bytes"] > 0
+    assert plan["peak_memory_bytes"] > 16 * plan["student_parameters"]
+    assert plan["hours"] == pytest.approx(2 * plan["training_seconds"] / 3600)
+    assert plan["cost"] is None
     assert not (home / "planned").exists()
+
+
+def test_a_plan_for_a_gpu_has_a_price(home: Path) -> None:
+    path = write_config(home, out='"planned"', baseline="false")
+    result = distill(path, "plan", "--gpu", "h100", "--price-per-hour", "2.5")
+    plan = json.loads(result.stdout)
+
+    flops = 6 * plan["student_parameters"] * plan["tokens"]
+    assert plan["hours"] == pytest.approx(flops / (0.3 * 989e12) / 3600)
+    assert plan["cost"] == pytest.approx(2.5 * plan["hours"])
 
 
 @pytest.mark.parametrize(
@@ -204,6 +251,7 @@ def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
         ({"teacher": '"torn"'}, ModelError, "torn: not a model that transformers can load"),
         ({"learning_rat": "1"}, ConfigError, "did you mean 'learning_rate'"),
         ({"loss": '"mse"'}, ConfigError, "loss is 'mse'"),
+        ({"lora_rank": "4"}, ConfigError, "lora_rank needs a student"),
     ],
 )
 def test_a_mistake_is_named(

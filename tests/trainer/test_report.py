@@ -19,6 +19,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
         "loss": "forward_kl",
         "steps": 20,
         "rows": 500,
+        "duplicates_dropped": 7,
         "seconds": 10.0,
         "tokens_per_second": 100.0,
         "student_parameters": 10,

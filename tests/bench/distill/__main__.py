@@ -1,6 +1,6 @@
 """What the distribution is worth: students that learn from more or less of it, on real data.
 
-``make bench-distill DATA=folder TEACHER=folder`` captures the teacher's answers to real prompts in
+``make bench-distill [DATA=folder TEACHER=folder]`` captures the teacher's answers to prompts in
 vLLM through the tap, cuts one student from it, trains that student each way, and measures all on
 held-out prompts. Writes ``bench/distill.json`` and prints the tables.
 """
@@ -32,6 +32,7 @@ from gateway.demo.prompts import Prompt, load_prompts
 from tests.bench.distill.arms import ARMS, some
 from tests.bench.distill.harvest import Kept, harvest
 from tests.bench.distill.jobs import CPU, Job, Place, by_prompt, run
+from tests.bench.models import demo_teacher
 from trainer.config import CutConfig
 from trainer.dataset import Dataset
 from trainer.reduction import Reduction
@@ -72,20 +73,28 @@ def main() -> int:
 def read_options() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="train.jsonl and test.jsonl")
-    parser.add_argument("--teacher", type=Path, required=True, help="a Hugging Face folder")
+    parser.add_argument("--data", type=Path, help="train.jsonl and test.jsonl; default: the demo's")
+    parser.add_argument("--teacher", type=Path, help="a Hugging Face folder; default: the demo's")
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="where the demo's are")
     parser.add_argument("--out", type=Path, default=Path("bench"))
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="which prompts are asked")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.data is None) != (options.teacher is None):
+        parser.error("--data and --teacher go together: a teacher needs prompts to answer")
+    if options.data is None:
+        options.data, options.teacher = options.demo / "cache", demo_teacher(options.demo)
+    return options
 
 
 def chosen_prompts(data: Path, number: int, seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts of the traffic, each once, and held-out ones with their right answers."""
     order = np.random.default_rng(seed).permutation
-    asked = {prompt.messages: prompt for prompt in load_prompts(data / "train.jsonl")}
+    named = [data / name for name in ("train.jsonl", "prompts.jsonl")]
+    path = next((path for path in named if path.is_file()), named[0])
+    asked = {prompt.messages: prompt for prompt in load_prompts(path)}
     traffic = list(asked.values())
     test = [p for p in load_prompts(data / "test.jsonl") if p.messages not in asked]
     return (
@@ -201,7 +210,8 @@ def prompts_ratio(rows: Rows) -> dict[str, float | bool]:
     """Prompts that logits need over those that behaviour cloning needs, for the same KL.
 
     Behaviour cloning with all prompts sets the KL; how many the other needs is read off between
-    its two sizes around it. Where even its smallest does better, that size is an upper bound.
+    its two sizes around it. Where even its smallest does better, that size is an upper bound; where
+    not even all prompts do, 1 is a lower one.
     """
     cloning, matching = COMPARED
     sizes = sorted({row["prompts"] for row in rows if row["arm"] == matching})
@@ -215,7 +225,7 @@ def prompts_ratio(rows: Rows) -> dict[str, float | bool]:
         share = (reached[place - 1] - wanted) / (reached[place - 1] - value)
         needed = math.exp(math.log(sizes[place - 1]) * (1 - share) + math.log(sizes[place]) * share)
         return {"prompts_ratio_for_same_kl": needed / sizes[-1], "ratio_is_bound": False}
-    return {"prompts_ratio_for_same_kl": 1.0, "ratio_is_bound": False}
+    return {"prompts_ratio_for_same_kl": 1.0, "ratio_is_bound": True}
 
 
 def progress() -> Progress:

@@ -1,0 +1,99 @@
+"""The parts of the benchmark that decide what its figures mean."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.bench.distill.__main__ import gap_closed, prompts_ratio
+from tests.bench.distill.arms import cut_to, some, with_everything
+from tests.bench.distill.jobs import by_prompt
+from tests.support.answered_rows import answer
+from tests.support.tiny_model import make_tiny_model
+from trainer.dataset import Dataset, from_table
+from trainer.evaluation import evaluate
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("bench") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Path) -> Dataset:
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    return with_everything(from_table(answer(teacher, 8), teacher), model)
+
+
+def mass(dataset: Dataset) -> np.ndarray:
+    """Of entries and tail together, position by position."""
+    ends = np.cumsum(dataset.topk_size.values)[:-1]
+    kept = np.split(np.exp(dataset.topk_logprobs.values), ends)
+    heads = np.array([part.sum() for part in kept])
+    total: np.ndarray = heads + np.exp(dataset.tail_logprob.values)
+    return total
+
+
+def test_the_whole_distribution_is_the_teachers(teacher: Path, whole: Dataset) -> None:
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    quality = evaluate(model, whole, np.arange(8), 64)
+
+    assert set(whole.topk_size.values.tolist()) == {model.config.vocab_size}
+    assert mass(whole) == pytest.approx(1, abs=1e-5)
+    assert quality.kl_to_teacher_nats == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("k", ["4", "16", "adaptive"])
+def test_what_is_left_out_joins_the_tail(whole: Dataset, k: str) -> None:
+    cut = cut_to(whole, k)
+
+    assert mass(cut) == pytest.approx(1, abs=1e-5)
+    assert len(cut.topk_ids.values) == cut.topk_size.values.sum()
+    assert (np.diff(cut.topk_ids.offsets) >= cut.completion_ids.lengths).all()
+    assert cut.topk_ids.row(3)[0] == whole.topk_ids.row(3)[0]
+    if k != "adaptive":
+        assert set(cut.topk_size.values.tolist()) == {int(k)}
+
+
+def test_some_answers_are_whole_answers(whole: Dataset) -> None:
+    part = some(whole, np.array([5, 2]))
+
+    assert len(part) == 2
+    for place, row in enumerate((5, 2)):
+        assert np.array_equal(part.completion_ids.row(place), whole.completion_ids.row(row))
+        assert np.array_equal(part.topk_logprobs.row(place), whole.topk_logprobs.row(row))
+    assert sorted(by_prompt(whole)) == list(range(8))
+
+
+def rows(**kls: float) -> list[dict[str, Any]]:
+    """KL by arm and number of prompts, such as ``bc_2000``."""
+    found = []
+    for name, kl in kls.items():
+        arm, _, prompts = name.rpartition("_")
+        found.append({"arm": arm, "prompts": int(prompts), "kl_nats": kl, "seed": 0})
+    return found
+
+
+def test_the_gap_is_measured_with_all_prompts() -> None:
+    measured = rows(bc_2000=0.10, full_2000=0.02, bucket_k16_2000=0.04, bc_500=0.2)
+
+    assert gap_closed(measured, "bucket_k16") == pytest.approx(0.75)
+
+
+def test_prompts_are_read_off_between_two_sizes() -> None:
+    cloned = rows(bc_500=0.3, bc_1000=0.2, bc_2000=0.10)
+    between = rows(bucket_adaptive_500=0.12, bucket_adaptive_1000=0.08, bucket_adaptive_2000=0.06)
+    at_once = rows(bucket_adaptive_500=0.09, bucket_adaptive_2000=0.06)
+    never = rows(bucket_adaptive_500=0.5, bucket_adaptive_2000=0.4)
+
+    ratio = prompts_ratio(cloned + between)
+    assert ratio["prompts_ratio_for_same_kl"] == pytest.approx(0.25 * 2**0.5)
+    assert not ratio["ratio_is_bound"]
+    assert prompts_ratio(cloned + at_once) == {
+        "prompts_ratio_for_same_kl": 0.25,
+        "ratio_is_bound": True,
+    }
+    assert prompts_ratio(cloned + never)["prompts_ratio_for_same_kl"] == 1.0
