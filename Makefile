@@ -45,7 +45,7 @@ bench-log: install
 
 # What the teacher's distribution is worth, on the demo's data or, with DATA and TEACHER, on others; FULL=1: all.
 bench-distill: install
-	$(BIN)/python -m tests.bench.distill $(if $(DATA),--data $(DATA)) $(if $(TEACHER),--teacher $(TEACHER)) \
+	$(BIN)/python -m tests.bench.distill $(if $(DATA),--data $(DATA)) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(STEPS),--steps $(STEPS)) \
 	  $(if $(FULL),--seeds 3 --sizes 250 500 1000 2000 12000)
 
 # Memory and time of projection and loss, fused beside plain, at two vocabularies.
