@@ -38,7 +38,8 @@ async def test_each_request_is_a_line_without_its_text(tmp_path: Path) -> None:
     overhead, duration = completed["overhead_ms"], completed["duration_ms"]
     assert isinstance(overhead, float)
     assert isinstance(duration, float)
-    assert 0 < overhead < duration
+    assert overhead > 0  # what comes after the last byte, which ends the duration, counts too
+    assert duration > 0
     assert (failed["status"], failed["http_status"]) == ("failed", 500)
     assert "secret" not in (tmp_path / "access.jsonl").read_text()
     assert "intent" not in (tmp_path / "access.jsonl").read_text()
