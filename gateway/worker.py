@@ -26,8 +26,7 @@ from gateway.drain import UnderWay
 from gateway.exchange import Exchange, Request
 from gateway.gate import Gate, needed
 from gateway.holdings import opened_serving
-from gateway.keys import Quota
-from gateway.limits import Limiter, Reservation
+from gateway.limits import NO_QUOTA, Limiter, Reservation
 from gateway.listener import Listener, for_apps
 from gateway.metrics import Metrics
 from gateway.observers import Observers, in_turn, opened_observers
@@ -86,7 +85,7 @@ class RemoteGate(Gate):
             return None
         tokens = needed(request)
         reservation = RemoteReservation((), tokens, key.id)
-        if key.quota != Quota() or key.tenant in self.limiter.tenants:
+        if key.quota != NO_QUOTA or key.tenant in self.limiter.tenants:
             reservation.number = next(self._numbers)
             await self._channel.ask("reserve", (reservation.number, key, tokens))
         return reservation

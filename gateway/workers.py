@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from gateway.channel import Channel, Handler
-from gateway.collectors import exposition
+from gateway.collectors import add_up, exposition
 from gateway.errors import WorkerLostError
 from gateway.exchange import Exchange
 from gateway.gate import Gate
@@ -56,6 +56,7 @@ class Workers:
         self._running: set[_Running] = set()
         self._lost: list[Metric] = []
         self._is_ending = False
+        self._has_reloaded = False
         self._telling: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
@@ -103,7 +104,8 @@ class Workers:
                 worker.families = await worker.channel.ask("metrics")
 
     def reload(self) -> None:
-        """Let them read the configuration again."""
+        """Let them read the configuration again, and those that are started later."""
+        self._has_reloaded = True
         for worker in self._running:
             worker.channel.tell("reload")
 
@@ -150,6 +152,8 @@ class Workers:
             )
             await asyncio.to_thread(process.start)
         self._running.add(worker)
+        if self._has_reloaded:
+            channel.tell("reload")  # before the table, from which on it takes connections
         self._tell(channel.ask("table", describe(self._serving.table)))
         if self._is_ending:
             channel.tell("end")
@@ -157,7 +161,7 @@ class Workers:
             await channel.run()
         finally:
             self._running.discard(worker)
-            self._lost += worker.let_go()
+            self._lost = add_up([*self._lost, *worker.let_go()])
             await _until_ended(process)
 
     async def _learn(self, carried: tuple[str, Exchange]) -> None:

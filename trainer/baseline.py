@@ -7,13 +7,14 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.adapters import merged
-from trainer.course import Course, Point, give
+from trainer.course import Course, Point
 from trainer.dataset import Ints
 from trainer.evaluation import Quality, evaluate
 from trainer.loop import make_optimizer
 from trainer.losses import behaviour_cloning
 from trainer.precision import round_weights
 from trainer.progress import Done, Progress
+from trainer.student import give
 from trainer.training import Audience, Training, time_steps
 
 

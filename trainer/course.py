@@ -5,18 +5,16 @@ Held-out prompts are of two kinds, so that nothing is measured on what it was ch
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
 from trainer.evaluation import Quality
+from trainer.student import give, weights_of
 
 POINTS, BEST = "points.json", "best.safetensors"
 
@@ -81,18 +79,6 @@ class Course:
         """Give the student the weights that did best."""
         give(student, load_file(self._folder / BEST))
         return self.best
-
-
-def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:
-    """A copy of a student's weights."""
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
-
-
-def give(student: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a student."""
-    with torch.no_grad():
-        for name, parameter in student.named_parameters():
-            parameter.copy_(weights[name])
 
 
 def divide(dataset: Dataset, heldout_rows: Ints, most_to_choose: int) -> tuple[Ints, Ints]:

@@ -17,7 +17,7 @@ from trainer.adapters import add_adapters, merged
 from trainer.baseline import Baseline, clone_behaviour
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
-from trainer.course import Course, Point, divide, weights_of
+from trainer.course import Course, Point, divide
 from trainer.dataset import Dataset, Ints, from_table, split
 from trainer.duplicates import distinct
 from trainer.errors import DatasetError
@@ -29,7 +29,7 @@ from trainer.precision import round_weights
 from trainer.progress import Done, Progress
 from trainer.reduction import Reduction
 from trainer.report import write_report
-from trainer.student import count_parameters, open_student, open_teacher
+from trainer.student import count_parameters, open_student, open_teacher, weights_of
 from trainer.training import Audience, Training
 
 Snapshot = dict[str, JsonValue]

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
+
+from trainer.student import give
 
 STATE = "state.safetensors"
 STUDENT, OPTIMIZER = "student.", "optimizer."
@@ -60,9 +61,7 @@ class Progress:
         if said.get("run") != self._run:
             self.remove()
             return Done()
-        with torch.no_grad():
-            for name, parameter in student.named_parameters():
-                parameter.copy_(tensors[STUDENT + name])
+        give(student, {name.removeprefix(STUDENT): value for name, value in tensors.items()})
         document = optimizer.state_dict()
         document["state"] = dict(_moments(tensors))
         optimizer.load_state_dict(document)

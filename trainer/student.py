@@ -3,6 +3,7 @@
 Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -51,6 +52,18 @@ def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTraine
             "choose a student with the same tokenizer, or leave `student` out to cut the teacher"
         )
     return _open(folder, torch.float32).to(device)
+
+
+def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:
+    """A copy of a student's weights."""
+    return {name: p.detach().clone() for name, p in student.named_parameters()}
+
+
+def give(student: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a student."""
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            parameter.copy_(weights[name])
 
 
 def count_parameters(model: PreTrainedModel) -> int:

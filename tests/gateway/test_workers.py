@@ -4,30 +4,18 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from capture.account import read_counts
 from capture.config import load
 from capture.verify import verify
-from gateway.channel import Channel, Handler
-from gateway.collectors import add_up, exposition, worker_families
-from gateway.config import RouteConfig
-from gateway.errors import RateLimitError, WorkerLostError
 from gateway.keys import Quota
 from gateway.keystore import KeyStore, Used
-from gateway.pool import Pool
-from gateway.replica import Replica, describe
-from gateway.routing import Deployment, Route, RouteTable
 from gateway.secret_files import key_pepper
 from quant.bundle import Lineage, publish
 from tests.gateway.test_keys import made
@@ -66,10 +54,10 @@ async def ask_on_new_connections(
         return list(chain(*await asyncio.gather(*asked)))
 
 
-def writers_with_rows(config: Path) -> int:
-    """How many processes have relayed something."""
+def writers(config: Path) -> set[str]:
+    """Who has relayed something: a name per process."""
     counts = read_counts(load(config).spool).items()
-    return sum(table == "exchanges" and bool(count.started) for (table, _), count in counts)
+    return {name for (table, name), count in counts if table == "exchanges" and count.started}
 
 
 def children(gateway: Gateway) -> list[int]:
@@ -98,7 +86,7 @@ async def test_processes_share_the_work_and_show_one_sum(tmp_path: Path) -> None
         wait_for_workers(gateway)
         answers: list[httpx.Response] = []
         async with asyncio.timeout(60):
-            while writers_with_rows(config) < NUM_WORKERS:
+            while len(writers(config)) < NUM_WORKERS:
                 answers += await ask_on_new_connections(gateway, 80)
         sums: set[tuple[object, ...]] = set()
         async with asyncio.timeout(30):
@@ -145,7 +133,7 @@ async def test_a_quota_holds_whichever_process_is_asked(tmp_path: Path) -> None:
     with started(config, *WORKERS) as gateway:
         wait_for_workers(gateway)
         async with asyncio.timeout(60):
-            while writers_with_rows(config) < NUM_WORKERS:
+            while len(writers(config)) < NUM_WORKERS:
                 await ask_on_new_connections(gateway, 80, authorization=f"Bearer {other}")
         begun = time.monotonic()
         answers = await ask_on_new_connections(gateway, 80, authorization=f"Bearer {text}")
@@ -170,7 +158,7 @@ async def test_a_rollout_learns_from_all_of_them_and_moves_all_of_them(tmp_path:
     with started(config, *WORKERS) as gateway:
         wait_for_workers(gateway)
         async with asyncio.timeout(120), gateway.operator() as admin:
-            while writers_with_rows(config) < NUM_WORKERS:
+            while len(writers(config)) < NUM_WORKERS:
                 await ask_on_new_connections(gateway, 80)
             body = {"route": "support", "bundle": str(tmp_path / "bundle")}
             rollout = (await admin.post("/admin/rollouts", json=body)).json()
@@ -206,7 +194,7 @@ async def test_streams_of_every_process_end_before_the_gateway_does(tmp_path: Pa
     with started(config, *WORKERS) as gateway:
         wait_for_workers(gateway)
         async with asyncio.timeout(60):
-            while writers_with_rows(config) < NUM_WORKERS:
+            while len(writers(config)) < NUM_WORKERS:
                 await ask_on_new_connections(gateway, 80)
         asking = asyncio.create_task(ask_on_new_connections(gateway, 8, "slow"))
         await asyncio.sleep(0.5)
@@ -216,88 +204,21 @@ async def test_streams_of_every_process_end_before_the_gateway_does(tmp_path: Pa
     assert {answer.status_code for answer in answers} == {200}
 
 
-@asynccontextmanager
-async def channels(
-    ours: dict[str, Handler], theirs: dict[str, Handler]
-) -> AsyncIterator[tuple[Channel, Channel, asyncio.Task[None]]]:
-    ends = zip(socket.socketpair(), (ours, theirs), strict=True)
-    one, other = [await Channel.opened(pair, handlers) for pair, handlers in ends]
-    running = [asyncio.create_task(end.run()) for end in (one, other)]
-    try:
-        yield one, other, running[1]
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+async def test_a_worker_that_is_started_later_knows_what_was_reloaded(tmp_path: Path) -> None:
+    config = configure(tmp_path, gateway="max_body_bytes = 100_000")
+    with started(config, *WORKERS) as gateway:
+        wait_for_workers(gateway)
+        config.write_text(config.read_text().replace("100_000", "1_000"))
+        gateway.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(gateway.wait_for_log, "changed: [gateway].max_body_bytes")
+        async with asyncio.timeout(40):
+            while len(writers(config)) < NUM_WORKERS:
+                await ask_on_new_connections(gateway, 40)
+        before = writers(config)
+        os.kill(children(gateway)[0], signal.SIGKILL)
+        async with asyncio.timeout(40):
+            while not writers(config) - before:  # the new one has a spool, and relays
+                await ask_on_new_connections(gateway, 40)
+        answers = await ask_on_new_connections(gateway, 160, "x" * 2_000)
 
-
-async def test_a_channel_gives_back_answers_and_errors() -> None:
-    async def double(number: int) -> int:
-        return 2 * number
-
-    async def refuse(_: object) -> None:
-        raise RateLimitError("too many", 3.5)
-
-    async def fail(_: object) -> None:
-        raise ZeroDivisionError
-
-    handlers: dict[str, Handler] = {"double": double, "refuse": refuse, "fail": fail}
-    async with channels({}, handlers) as (one, _, theirs):
-        assert await asyncio.gather(*(one.ask("double", n) for n in range(50))) == [
-            2 * n for n in range(50)
-        ]
-        with pytest.raises(RateLimitError) as refused:
-            await one.ask("refuse")
-        with pytest.raises(Exception, match="fail failed in another process"):
-            await one.ask("fail")
-        hanging = asyncio.create_task(one.ask("double", 1))
-        theirs.cancel()
-        with pytest.raises(WorkerLostError):
-            await hanging
-        with pytest.raises(WorkerLostError):
-            await one.ask("double", 1)
-        one.tell("double", 1)
-
-    assert refused.value.retry_after_seconds == 3.5
-
-
-def test_counts_of_processes_add_up() -> None:
-    def counted(number: int) -> CollectorRegistry:
-        registry = CollectorRegistry()
-        Counter("asked", "Requests.", ("route",), registry=registry).labels("a").inc(number)
-        Gauge("retort_engine_up", "Engines.", registry=registry).set(1)
-        Histogram("seconds", "Time.", buckets=(1, 2), registry=registry).observe(number)
-        return registry
-
-    first, second = counted(1), counted(3)
-    text = exposition(first, worker_families(second)).decode()
-
-    assert 'asked_total{route="a"} 4.0' in text
-    assert "retort_engine_up 1.0" in text
-    assert 'seconds_bucket{le="1.0"} 1.0' in text
-    assert 'seconds_bucket{le="+Inf"} 2.0' in text
-    assert "seconds_sum 4.0" in text
-    assert [family.name for family in add_up([])] == []
-
-
-async def test_a_replica_keeps_the_pools_that_stay() -> None:
-    teacher = Deployment("teacher", Pool(["http://127.0.0.1:9"]), "m", "rev", capture=True)
-    student = Deployment("student", Pool(["http://127.0.0.1:8"]), "s", None, capture=False)
-    configs = {"support": RouteConfig(url="http://127.0.0.1:9")}
-    replica = Replica()
-    alone = replica.take(describe(RouteTable({"support": Route(teacher)})), configs)
-    kept = alone.routes["support"].incumbent
-    kept.pool.members[0].outstanding = 2
-
-    teacher.pool.set_up("http://127.0.0.1:9", is_up=False)
-    tried = describe(RouteTable({"support": Route(teacher, student, 0.25, 1.0)}))
-    both = replica.take(tried, configs).routes["support"]
-    assert both.incumbent is kept
-    assert (both.incumbent.pool.members[0].state, both.canary_share) == ("down", 0.25)
-    assert both.candidate is not None
-    assert (both.candidate.name, both.candidate.capture) == ("student", False)
-
-    after = replica.take(describe(RouteTable({"support": Route(student)})), configs)
-    assert after.routes["support"].incumbent is both.candidate
-    assert list(replica.pools()) == ["student"]
-    await replica.close()
+    assert {answer.status_code for answer in answers} == {413}

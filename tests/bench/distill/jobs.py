@@ -22,6 +22,7 @@ from trainer.packing import collate
 from trainer.student import completion_hidden, open_teacher
 
 LEARNING_RATE, BATCH_TOKENS, WARMUP = 1e-3, 512, 30
+NUM_COMPARED = 64  # answers of the first gradient
 CPU = torch.device("cpu")
 
 
@@ -99,7 +100,7 @@ def run(job: Job, place: Place, task: str) -> dict[str, Any]:
     arm = ARMS[job.arm]
     dataset = given(place, job.arm, job.prompts)
     student = place.start()
-    cosine = gradient_cosine(student, dataset, whole(place, job.prompts), job.arm)
+    cosine = gradient_cosine(student, dataset, whole(place, NUM_COMPARED), job.arm)
     loss = LOSSES[arm.loss]
     recipe = Recipe(loss, job.steps, BATCH_TOKENS, LEARNING_RATE, WARMUP, job.seed)
     began = time.perf_counter()
@@ -144,7 +145,7 @@ def everything(place: Place, name: str) -> Dataset:
 
 def gradient_cosine(student: PreTrainedModel, data: Dataset, full: Dataset, arm: str) -> float:
     """Between the first gradient of an arm and that of the whole distribution, same answers."""
-    rows = np.arange(min(64, len(data)))
+    rows = np.arange(min(NUM_COMPARED, len(data)))
     losses = (ARMS[arm].loss, "forward_kl")
     one, other = (
         _gradient(student, dataset, rows, name)
