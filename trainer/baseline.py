@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.adapters import merged
 from trainer.course import Course, Point
 from trainer.dataset import Ints
-from trainer.evaluation import Quality, evaluate
+from trainer.evaluation import Quality
 from trainer.loop import make_optimizer
 from trainer.losses import behaviour_cloning
 from trainer.precision import round_weights
@@ -72,5 +72,5 @@ def clone_behaviour(
     best = course.take_best(student)
     finished = merged(student)
     round_weights(finished)
-    heldout = evaluate(finished, training.dataset, measured, 4 * training.recipe.batch_tokens)
+    heldout = training.examination.of(finished, measured)
     return Baseline(done.steps, done.seconds, best.step, heldout, course.points)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from capture.store import LogFolder
+from trainer.metrics import EXACT_MATCH
 
 LossName = Literal[
     "behaviour_cloning",
@@ -55,6 +56,8 @@ class TrainerConfig(BaseModel):
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
             them along the way, to choose the weights that are kept, half at the end.
+        metric: What weights are chosen by: ``exact_match``, ``json_valid``, ``json_f1``, or a
+            function of prompt, answer and reference as ``file.py:function``.
         duplicates: Whether answers that are there already, or nearly, are trained on: ``keep``,
             ``drop_exact``, ``drop_near`` (then what is like a held-out one is not either).
         eval_every: Steps between two looks at the former; default: a tenth of all.
@@ -80,6 +83,7 @@ class TrainerConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Annotated[int, Field(ge=0)] = 30
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    metric: str = EXACT_MATCH
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     eval_every: PositiveInt | None = None
     eval_rows: PositiveInt = 256
@@ -106,4 +110,6 @@ def load(path: Path) -> TrainerConfig:
     folders = {"log": config.log, "teacher": config.teacher, "out": config.out}
     student = None if config.student is None else home / config.student
     absolute = {name: home / folder for name, folder in folders.items()}
-    return config.model_copy(update={**absolute, "student": student})
+    file, colon, function = config.metric.rpartition(":")
+    metric = f"{home / file}:{function}" if colon else config.metric
+    return config.model_copy(update={**absolute, "student": student, "metric": metric})

@@ -38,8 +38,8 @@ class Point:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What decides: answers that are right to the letter, then nearness to the teacher."""
-        return self.quality.exact_match, -self.quality.kl_to_teacher_nats
+        """What decides: the metric, then nearness to the teacher."""
+        return self.quality.metric, -self.quality.kl_to_teacher_nats
 
 
 class Course:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
@@ -21,15 +22,18 @@ from trainer.course import Course, Point, divide
 from trainer.dataset import Dataset, Ints, from_table, split
 from trainer.duplicates import distinct
 from trainer.errors import DatasetError
-from trainer.evaluation import Quality, evaluate
+from trainer.evaluation import Quality
+from trainer.examination import Examination
 from trainer.loop import Recipe, make_optimizer
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
+from trainer.metrics import EXACT_MATCH, open_metric
 from trainer.precision import round_weights
 from trainer.progress import Done, Progress
 from trainer.reduction import Reduction
 from trainer.report import write_report
 from trainer.student import count_parameters, open_student, open_teacher, weights_of
+from trainer.task import Task
 from trainer.training import Audience, Training
 
 Snapshot = dict[str, JsonValue]
@@ -44,6 +48,7 @@ class Metrics:
     """The content of ``metrics.json``.
 
     Attributes:
+        metric: What ``metric`` of every measurement is.
         rows: Examples trained on; those held out are counted in ``heldout``.
         duplicates_dropped: Examples that were not, because they, or nearly they, were there.
         tokens: Run in training, padding included.
@@ -55,6 +60,7 @@ class Metrics:
     """
 
     loss: str
+    metric: str
     steps: int
     rows: int
     duplicates_dropped: int
@@ -79,6 +85,7 @@ class Distillation:
         snapshot: Identity of the rows.
         train_rows: Examples to learn from.
         heldout_rows: Examples to measure on, of other prompts.
+        examination: What they are measured with.
         student: Float32, on the run's device.
         num_dropped: Duplicates that are not trained on.
         teacher_parameters: For comparison.
@@ -89,6 +96,7 @@ class Distillation:
     dataset: Dataset
     train_rows: Ints
     heldout_rows: Ints
+    examination: Examination
     student: PreTrainedModel
     num_dropped: int
     teacher_parameters: int
@@ -112,6 +120,7 @@ class Distillation:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         device = _device(config.device)
+        examined = None if config.metric == EXACT_MATCH else open_metric(config.metric)
         report("reading the teacher")
         teacher = open_teacher(config.teacher, device)
         dataset = from_table(table, config.teacher)
@@ -132,8 +141,11 @@ class Distillation:
             reduction = Reduction(teacher, dataset, train_rows, config.seed, report)
             student = reduction.run(config.cut)
         _check_fits(dataset, student)
+        task = None if examined is None else Task.of(examined, config.teacher)
+        examination = Examination(dataset, 4 * config.batch_tokens, task, config.eval_rows)
+        rows = (train_rows, heldout_rows)
         sizes = (num_dropped, count_parameters(teacher))
-        return cls(config, snapshot, dataset, train_rows, heldout_rows, student, *sizes)
+        return cls(config, snapshot, dataset, *rows, examination, student, *sizes)
 
     @property
     def recipe(self) -> Recipe:
@@ -161,17 +173,18 @@ class Distillation:
         looked_at, measured = divide(self.dataset, self.heldout_rows, config.eval_rows)
         every = config.eval_every or max(1, config.steps // LOOKS)
         training = Training(
-            *(self.student, self.dataset, self.train_rows, looked_at, self.recipe), every
+            *(self.student, self.dataset, self.train_rows, looked_at),
+            *(self.examination, self.recipe, every),
         )
         audience.say("measuring the student before training")
-        before, start = self._measure(measured, self.student), weights_of(self.student)
+        before, start = self.examination.of(self.student, measured), weights_of(self.student)
         progress = Progress(out / "progress", self._identity())
         done, course = self._train(training, progress, audience)
         best = course.take_best(self.student)
         audience.say("measuring on held-out rows")
         finished = merged(self.student)
         round_weights(finished)  # as they will be saved
-        after = self._measure(measured, finished)
+        after = self.examination.of(finished, measured)
         save_checkpoint(
             finished,
             config.teacher,
@@ -188,6 +201,7 @@ class Distillation:
             baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
         metrics = Metrics(
             loss=config.loss,
+            metric=Path(config.metric).name,
             steps=config.steps,
             rows=len(self.train_rows),
             duplicates_dropped=self.num_dropped,
@@ -224,9 +238,6 @@ class Distillation:
         threads = (self.config.threads, self.config.device)
         return hashlib.sha256(f"{lineage} {threads}".encode()).hexdigest()
 
-    def _measure(self, rows: Ints, student: PreTrainedModel) -> Quality:
-        return evaluate(student, self.dataset, rows, 4 * self.config.batch_tokens)
-
     def _lineage(self) -> Lineage:
         config = self.config
         started_from = config.teacher if config.student is None else config.student
@@ -234,6 +245,7 @@ class Distillation:
             mode="json",
             exclude={"log", "teacher", "student", "out", "threads", "device", "baseline"},
         )
+        recipe["metric"] = Path(config.metric).name  # of a user's file, not where it lies
         return Lineage(
             snapshot=self.snapshot,
             teacher_revision=self.dataset.model_revision,

@@ -5,6 +5,7 @@ TrainerError
     ModelError       a model folder
     ManifestError    a folder's retort.json, or a file that it vouches for
     DivergedError    a loss that is no number any more
+    MetricError      a user's own metric
     TooLargeError    a step that does not fit into memory
 """
 
@@ -27,6 +28,10 @@ class ManifestError(TrainerError):
 
 class DivergedError(TrainerError):
     """Raised when a run's loss is infinite or no number."""
+
+
+class MetricError(TrainerError):
+    """Raised when a user's own metric fails or gives no number from 0 to 1."""
 
 
 class TooLargeError(TrainerError):

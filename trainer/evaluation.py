@@ -24,6 +24,8 @@ class Quality:
         kl_to_teacher_nats: KL(teacher || student) over the logged entries and one tail class.
         top1_agreement: Share of tokens whose likeliest token is the teacher's.
         exact_match: Share of answers that the student, decoding greedily, gives to the letter.
+        metric: What weights are chosen by: ``exact_match``, or the mean of another one.
+        metric_rows: Answers that it was taken over.
         cross_entropy: Of the tokens that were generated, in nats.
         mass_overlap: Mass that teacher and student give to the same classes.
         entropy_ratio: The student's entropy over the teacher's, over those classes.
@@ -36,6 +38,8 @@ class Quality:
     kl_to_teacher_nats: float
     top1_agreement: float
     exact_match: float
+    metric: float
+    metric_rows: int
     cross_entropy: float
     mass_overlap: float
     entropy_ratio: float
@@ -70,10 +74,13 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
     tokens = int(dataset.completion_ids.lengths[rows].sum())
     kl, cross_entropy, overlap, teachers, students, agreement = (sums / tokens).tolist()
     confidence_B, right_B = bins
+    exact_match = int(num_exact) / len(rows)
     return Quality(
         kl_to_teacher_nats=kl,
         top1_agreement=agreement,
-        exact_match=int(num_exact) / len(rows),
+        exact_match=exact_match,
+        metric=exact_match,
+        metric_rows=len(rows),
         cross_entropy=cross_entropy,
         mass_overlap=overlap,
         entropy_ratio=students / teachers if teachers else float("nan"),

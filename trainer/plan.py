@@ -72,7 +72,8 @@ def make_plan(
     """Time a few steps; the run's student is changed by them and must not be used afterwards."""
     config, dataset = run.config, run.dataset
     training = Training(
-        *(run.student, dataset, run.train_rows, run.heldout_rows, run.recipe), config.steps
+        *(run.student, dataset, run.train_rows, run.heldout_rows),
+        *(run.examination, run.recipe, config.steps),
     )
     timed = time_steps(training)
     speed = timed.tokens / timed.seconds

@@ -32,12 +32,13 @@ def write_report(metrics: Document, path: Path) -> None:
         runs["behaviour_cloning"] = metrics["baseline"]["points"]
     figures = [
         curves(runs, "KL to the teacher", "nats per token", "kl_to_teacher_nats"),
-        curves(runs, "Answers right to the letter", "share of answers", "exact_match"),
+        curves(runs, f"Task: {name_of(metrics['metric'])}", "mean of answers", "metric"),
         curves(runs, "Cross-entropy of the answers", "nats per token", "cross_entropy"),
         curves(runs, "Calibration error", "expected, 15 bins", "ece"),
     ]
     page = environment.get_template("report.html.j2")
-    text = page.render(metrics=metrics, verdict=verdict(metrics), figures=figures)
+    words = {"verdict": verdict(metrics), "metric": name_of(metrics["metric"])}
+    text = page.render(metrics=metrics, figures=figures, **words)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -66,23 +67,34 @@ def verdict(metrics: Document) -> str:
         return "No baseline was trained: whether the distribution helped is not known."
     ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
     nearer = theirs["kl_to_teacher_nats"] - ours["kl_to_teacher_nats"]
-    better = ours["exact_match"] - theirs["exact_match"]
-    error = sqrt(sum(_variance(side["exact_match"], side["rows"]) for side in (ours, theirs)))
+    better = ours["metric"] - theirs["metric"]
+    error = sqrt(sum(_variance(side["metric"], side["metric_rows"]) for side in (ours, theirs)))
     is_sure = abs(better) > SURE * error
     figures = (
         f"KL to the teacher {ours['kl_to_teacher_nats']:.4f} nats against "
-        f"{theirs['kl_to_teacher_nats']:.4f}, answers right to the letter "
-        f"{ours['exact_match']:.1%} against {theirs['exact_match']:.1%} of {ours['rows']}"
+        f"{theirs['kl_to_teacher_nats']:.4f}, {name_of(metrics['metric'])} "
+        f"{ours['metric']:.1%} against {theirs['metric']:.1%} of {ours['metric_rows']}"
     )
     if nearer > 0 and is_sure and better > 0:
         return f"The teacher's distribution helped: {figures}, after as many seconds."
     if nearer > 0 and not is_sure:
         return (
             f"The teacher's distribution brought the student nearer to its teacher, but not surely "
-            f"to more right answers: {figures}, after as many seconds."
+            f"to better answers: {figures}, after as many seconds."
         )
     return f"The teacher's distribution did not help here: {figures}, after as many seconds."
 
 
+def name_of(metric: str) -> str:
+    """A metric in words."""
+    words = {
+        "exact_match": "answers right to the letter",
+        "json_valid": "answers that are JSON",
+        "json_f1": "F1 of the fields of the answers",
+    }
+    return words.get(metric, metric)
+
+
 def _variance(share: float, rows: int) -> float:
+    """Of a mean of numbers from 0 to 1, at most."""
     return share * (1 - share) / rows

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from trainer.course import Course, Point
 from trainer.dataset import Dataset, Ints
 from trainer.errors import DivergedError, TooLargeError
-from trainer.evaluation import Quality, evaluate
+from trainer.examination import Examination
 from trainer.loop import Recipe, Step, make_optimizer, train
 from trainer.progress import Done, Progress
 
@@ -48,6 +48,7 @@ class Training:
         student: Trained in place.
         rows: To learn from.
         looked_at: Held-out rows that weights are chosen by.
+        examination: What they are measured with.
         eval_every: Steps between two looks at them.
     """
 
@@ -55,13 +56,9 @@ class Training:
     dataset: Dataset
     rows: Ints
     looked_at: Ints
+    examination: Examination
     recipe: Recipe
     eval_every: int
-
-    def look(self) -> Quality:
-        """Measure the student as it is now."""
-        tokens = 4 * self.recipe.batch_tokens
-        return evaluate(self.student, self.dataset, self.looked_at, tokens)
 
     def run(
         self, optimizer: AdamW, course: Course, done: Done, on_step: OnStep, progress: Progress
@@ -109,7 +106,7 @@ class Training:
             )
 
     def _add(self, course: Course, board: SummaryWriter, step: Step, done: Done) -> None:
-        quality = self.look()
+        quality = self.examination.of(self.student, self.looked_at)
         self.student.train()
         for name, value in asdict(quality).items():
             board.add_scalar(f"heldout/{name}", value, step.number)

@@ -12,7 +12,7 @@ from trainer.course import Course, Point, divide
 from trainer.dataset import Dataset, from_table
 from trainer.evaluation import Quality
 
-QUALITY = Quality(1.0, 0.5, 0.0, 1.0, 0.5, 1.0, 0.1, 8, 48)
+QUALITY = Quality(1.0, 0.5, 0.0, 0.0, 8, 1.0, 0.5, 1.0, 0.1, 8, 48)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def dataset(teacher: Path) -> Dataset:
 
 
 def point(step: int, exact: float, kl: float) -> Point:
-    quality = replace(QUALITY, exact_match=exact, kl_to_teacher_nats=kl)
+    quality = replace(QUALITY, metric=exact, kl_to_teacher_nats=kl)
     return Point(step, 10 * step, 1.0 * step, 2.0, quality)
 
 

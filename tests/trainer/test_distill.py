@@ -11,15 +11,13 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner, Result
 
 from capture.errors import ConfigError
 from capture.log import Log
 from capture.revision import model_revision, tokenizer_hash
-from tests.support.answered_rows import answer, write_log
+from tests.support.distill_run import distill, make_home, write_config
 from tests.support.tiny_model import make_tiny_model
 from trainer.checkpoint import replacing
-from trainer.commands import distill_app
 from trainer.course import divide
 from trainer.dataset import COLUMNS, from_table, split
 from trainer.errors import DatasetError, DivergedError, ModelError, TooLargeError, TrainerError
@@ -28,39 +26,10 @@ from trainer.losses import LOSSES, Targets
 from trainer.manifest import verify_folder
 from trainer.student_view import Seen
 
-SETTINGS = """\
-[trainer]
-log = "log"
-teacher = "teacher"
-out = "out"
-steps = 12
-batch_tokens = 256
-heldout_fraction = 0.3
-"""
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher and the log of 40 of its answers."""
-    home = tmp_path_factory.mktemp("distill")
-    teacher = make_tiny_model(home / "teacher", hidden_size=128)
-    write_log(answer(teacher, 40), home / "log", home / "spool")
-    return home
-
-
-def write_config(home: Path, **replaced: str) -> Path:
-    """The settings above, some replaced, others added; a folder of its own each time."""
-    lines = dict(line.split(" = ") for line in SETTINGS.splitlines()[1:])
-    lines |= replaced
-    path = home / f"run-{len(list(home.glob('run-*')))}.toml"
-    path.write_text("[trainer]\n" + "\n".join(f"{key} = {value}" for key, value in lines.items()))
-    return path
-
-
-def distill(path: Path, *words: str) -> Result:
-    return CliRunner().invoke(
-        distill_app, [*words, "-c", str(path), "--json"], catch_exceptions=False
-    )
+    return make_home(tmp_path_factory.mktemp("distill"))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +125,7 @@ def test_the_course_and_the_baseline_are_told(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     points, baseline = metrics["points"], metrics["baseline"]
     rank = {
-        point["step"]: (point["quality"]["exact_match"], -point["quality"]["kl_to_teacher_nats"])
+        point["step"]: (point["quality"]["metric"], -point["quality"]["kl_to_teacher_nats"])
         for point in points
     }
 
@@ -254,6 +223,7 @@ def test_a_plan_for_a_gpu_has_a_price(home: Path) -> None:
         ({"learning_rat": "1"}, ConfigError, "did you mean 'learning_rate'"),
         ({"loss": '"mse"'}, ConfigError, "loss is 'mse'"),
         ({"lora_rank": "4"}, ConfigError, "lora_rank needs a student"),
+        ({"metric": '"rouge"'}, ConfigError, "metric is 'rouge': expected one of"),
     ],
 )
 def test_a_mistake_is_named(

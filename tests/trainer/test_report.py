@@ -9,7 +9,7 @@ from tests.trainer.test_course import QUALITY, point
 from trainer.baseline import Baseline
 from trainer.report import verdict, write_report
 
-GOOD = replace(QUALITY, exact_match=0.8, kl_to_teacher_nats=0.1, rows=1000)
+GOOD = replace(QUALITY, metric=0.8, kl_to_teacher_nats=0.1, metric_rows=1000)
 
 
 def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
@@ -17,6 +17,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
     baseline = None if theirs is None else asdict(Baseline(20, 9.0, 20, theirs, []))
     return {
         "loss": "forward_kl",
+        "metric": "json_f1",
         "steps": 20,
         "rows": 500,
         "duplicates_dropped": 7,
@@ -37,7 +38,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
     ("exact", "kl", "words"),
     [
         (0.6, 0.2, "helped:"),
-        (0.79, 0.2, "not surely to more right answers"),
+        (0.79, 0.2, "not surely to better answers"),
         (0.8, 0.05, "did not help"),
         (0.95, 0.2, "did not help"),
     ],
@@ -45,7 +46,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
 def test_it_says_plainly_whether_the_distribution_helped(
     exact: float, kl: float, words: str
 ) -> None:
-    theirs = replace(GOOD, exact_match=exact, kl_to_teacher_nats=kl)
+    theirs = replace(GOOD, metric=exact, kl_to_teacher_nats=kl)
 
     assert words in verdict(metrics(GOOD, theirs))
 
