@@ -14,9 +14,10 @@ from capture.log import Log
 from trainer.config import TrainerConfig, load
 from trainer.dataset import COLUMNS
 from trainer.distillation import Distillation
+from trainer.pilot import run_pilot
 from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
-from trainer.screen import Screen
+from trainer.screen import Screen, show_pilot
 from trainer.training import memory_errors
 
 distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,6 +59,9 @@ def plan(
         float | None, typer.Option(min=0, help="What an hour of that machine costs.")
     ] = None,
     *,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Try short runs and predict what the whole will reach.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would read, cost and take; writes nothing."""
@@ -66,15 +70,18 @@ def plan(
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
         run = _prepare(config, screen)
         prepared_seconds = time.perf_counter() - started
+        tried = run_pilot(run, screen) if pilot else None
         screen.say("timing a few steps")
         expected = asdict(make_plan(run, prepared_seconds, gpu, price_per_hour))
     if as_json:
-        typer.echo(json.dumps(expected))
+        typer.echo(json.dumps(expected if tried is None else {**expected, "pilot": asdict(tried)}))
         return
     for name, value in expected.items():
         if value is not None:
             figure = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
             typer.echo(f"{name:20} {figure}")
+    if tried is not None:
+        show_pilot(tried, config.metric)
 
 
 def _given(config_path: Path | None) -> Path:

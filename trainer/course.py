@@ -3,7 +3,6 @@
 Held-out prompts are of two kinds, so that nothing is measured on what it was chosen by.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from trainer.dataset import Dataset, Ints
+from trainer.dataset import Dataset, Ints, lot
 from trainer.evaluation import Quality
 from trainer.student import give, weights_of
 
@@ -92,14 +91,9 @@ def divide(dataset: Dataset, heldout_rows: Ints, most_to_choose: int) -> tuple[I
     Returns:
         Both of either kind, or the same rows twice where all prompts fall to one side.
     """
-    is_measured = np.array([_is_measured(dataset.prompt_ids.row(row)) for row in heldout_rows])
+    lots = np.array([lot(dataset.prompt_ids.row(row), b"measured") for row in heldout_rows])
+    is_measured = lots < 1 / 2
     chosen, measured = heldout_rows[~is_measured], heldout_rows[is_measured]
     if not len(chosen) or not len(measured):
         chosen = measured = heldout_rows
     return chosen[:most_to_choose], measured
-
-
-def _is_measured(prompt_ids: np.ndarray) -> bool:
-    """Whether a held-out prompt is kept for the last measurement; half of them are."""
-    digest = hashlib.sha256(b"measured" + np.asarray(prompt_ids, dtype="<i4").tobytes()).digest()
-    return digest[0] % 2 == 1

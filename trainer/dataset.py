@@ -129,8 +129,13 @@ def is_heldout(prompt_ids: npt.ArrayLike, fraction: float) -> bool:
 
     Equal prompts always land on the same side, whatever the run, the seed or the rest of the log.
     """
-    digest = hashlib.sha256(np.asarray(prompt_ids, dtype="<i4").tobytes()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return lot(prompt_ids) < fraction
+
+
+def lot(prompt_ids: npt.ArrayLike, purpose: bytes = b"") -> float:
+    """A number from 0 to 1 that falls to a prompt by its hash; another one for every purpose."""
+    text = np.asarray(prompt_ids, dtype="<i4").tobytes()
+    return int.from_bytes(hashlib.sha256(purpose + text).digest()[:8], "big") / 2**64
 
 
 def split(dataset: Dataset, fraction: float) -> tuple[Ints, Ints]:

@@ -6,6 +6,7 @@ TrainerError
     ManifestError    a folder's retort.json, or a file that it vouches for
     DivergedError    a loss that is no number any more
     MetricError      a user's own metric
+    TooShortError    a run that a pilot would cost as much as
     TooLargeError    a step that does not fit into memory
 """
 
@@ -32,6 +33,10 @@ class DivergedError(TrainerError):
 
 class MetricError(TrainerError):
     """Raised when a user's own metric fails or gives no number from 0 to 1."""
+
+
+class TooShortError(TrainerError):
+    """Raised when a run is so short that trying it on a part would save nothing."""
 
 
 class TooLargeError(TrainerError):

@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trainer.loop import Step
+from trainer.pilot import Pilot
+from trainer.report import name_of
 
 SHOWN_EVERY = 5  # steps between two looks at the loss, which waits for the device
 
@@ -54,3 +57,18 @@ class Screen:
             speed = self._tokens / (time.perf_counter() - self._started)
             self.say(f"loss {step.loss.item():.3f}, {speed:,.0f} tokens/s")
         self._progress.update(self._task, completed=step.number)
+
+
+def show_pilot(pilot: Pilot, metric: str) -> None:
+    """Print what short runs reached and what the whole one is expected to."""
+    for trial in pilot.trials:
+        typer.echo(
+            f"{trial.steps:,} steps on {trial.prompts:,} rows: KL to the teacher "
+            f"{trial.kl_to_teacher_nats:.4f} nats, {name_of(metric)} {trial.metric:.1%}"
+        )
+    kl, task = pilot.kl_to_teacher_nats, pilot.metric
+    typer.echo(
+        f"the whole run, nine times in ten: KL to the teacher {kl.low:.4f} to {kl.high:.4f} nats "
+        f"({kl.median:.4f}), {name_of(metric)} {task.low:.1%} to {task.high:.1%} "
+        f"({task.median:.1%}); found out for {pilot.price:.0%} of its steps"
+    )
