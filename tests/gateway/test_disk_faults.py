@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NUM_ASKED = 30
 NUM_TIMED = 200
-PATIENCE_SECONDS = 1.0  # of clients; far less than a disk here takes, far more than an answer
+PATIENCE_SECONDS = 3.0  # of clients; less than the wait for a disk, far more than an answer
 
 
 async def ask(s: Stand, num: int = NUM_ASKED) -> list[str]:
