@@ -139,7 +139,7 @@ def _count(log: LogFolder, snapshot: Snapshot, ids: pa.Array, made_at: datetime)
     except LogError:
         if snapshot.log == log.resolve():
             where = f"(\n{snapshot.where}\n) and started_at <= ?"
-            sql = f"select exchange_id from examples where {where}"  # noqa: S608  the filter's own
+            sql = f"select exchange_id from {snapshot.view} where {where}"  # noqa: S608  the filter's own
             with reader.connect() as connection:
                 held = query(connection, sql, made_at)["exchange_id"]
             return None if _num_of(held, ids) else 0

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -13,6 +14,8 @@ from capture.errors import LogError
 from capture.schema import TABLES
 from capture.store import LogFolder, data_files
 from capture.views import create_views
+
+View = Literal["examples", "answers"]
 
 KEY = ("exchange_id", "choice")
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -33,7 +36,8 @@ class Snapshot(BaseModel):
     Attributes:
         log: Folder of the log, or its URL.
         versions: Versions of its tables.
-        where: SQL filter over ``examples``.
+        where: SQL filter over the view.
+        view: ``examples``, or ``answers``, which has those with flags too.
         num_rows: How many examples there are.
         digest: SHA-256 over their sorted ``(exchange_id, choice)``.
     """
@@ -43,6 +47,7 @@ class Snapshot(BaseModel):
     log: LogFolder
     versions: Versions
     where: str
+    view: View = "examples"
     num_rows: int
     digest: str
 
@@ -61,7 +66,7 @@ class Log:
         )
 
     def connect(self, snapshot: Snapshot | None = None) -> duckdb.DuckDBPyConnection:
-        """Open DuckDB with the views ``exchanges``, ``logits``, ``examples`` and ``tokens``.
+        """Open DuckDB with the views ``exchanges``, ``logits`` and those joined from them.
 
         The tables stay as they were at this moment, or at the snapshot, less the files that
         erasure or retention removed since: compare a snapshot's digest, as ``read`` does. Close
@@ -84,14 +89,19 @@ class Log:
         create_views(connection)
         return connection
 
-    def snapshot(self, where: str = "true") -> Snapshot:
-        """Fix the examples that a filter selects now.
+    def snapshot(self, where: str = "true", view: View = "examples") -> Snapshot:
+        """Fix the rows of a view that a filter selects now.
 
         Raises:
-            LogError: If the filter is not valid SQL over ``examples``.
+            LogError: If the filter is not valid SQL over the view.
         """
         draft = Snapshot(
-            log=self.folder.resolve(), versions=self.versions(), where=where, num_rows=0, digest=""
+            log=self.folder.resolve(),
+            versions=self.versions(),
+            where=where,
+            view=view,
+            num_rows=0,
+            digest="",
         )
         keys = self._examples(draft, KEY)
         return draft.model_copy(update={"num_rows": keys.num_rows, "digest": _digest(keys)})
@@ -117,14 +127,14 @@ class Log:
         names = ", ".join(f'"{column}"' for column in columns)
         # The line break keeps a comment at the filter's end from hiding the rest.
         sql = (
-            f"select {names} from examples where (\n{snapshot.where}\n) "  # noqa: S608
+            f"select {names} from {snapshot.view} where (\n{snapshot.where}\n) "  # noqa: S608
             f"order by {', '.join(KEY)}"
         )
         with self.connect(snapshot) as connection:
             try:
                 return query(connection, sql)
             except LogError as error:
-                raise LogError(f"examples where {snapshot.where!r}: {error}") from error
+                raise LogError(f"{snapshot.view} where {snapshot.where!r}: {error}") from error
 
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str, *values: object) -> pa.Table:

@@ -5,8 +5,10 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
+from capture.schema import Flag
+
 COMPLETE = """
-    logits where flags = 0 and len(completion_ids) > 0
+    logits where {flags} and len(completion_ids) > 0
     and len(topk_size) = len(completion_ids) and len(tail_logprob) = len(completion_ids)
 """
 
@@ -14,27 +16,31 @@ COMPLETE = """
 # and of two equally long ones (an engine died, another answered) any one. Only ranks are gathered
 # in memory, the lists stream through, and DuckDB reads none that is not asked for: it does as long
 # as no `with` clause names the complete rows.
-EXAMPLES = f"""
-create view examples as
+JOINED = """
+create view {name} as
 with best as (
     select exchange_id, choice, max(row(len(completion_ids), hash(tail_logprob))) as rank
-    from {COMPLETE} group by all
+    from {complete} group by all
 ),
 longest as (
     select
         exchange_id, choice, model_revision, tokenizer_hash, prompt_ids, completion_ids, topk_size,
-        topk_ids, topk_logprobs, tail_logprob, tail_draws
-    from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {COMPLETE})
+        topk_ids, topk_logprobs, tail_logprob, tail_draws, flags
+    from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {complete})
     semi join best using (exchange_id, choice, rank)
 )
 select
     exchanges.exchange_id, choice, exchanges.day, route, role, model, longest.model_revision,
     tokenizer_hash, request, params, response_text[choice + 1] as response_text,
     finish_reason[choice + 1] as finish_reason, prompt_ids, completion_ids, topk_size, topk_ids,
-    topk_logprobs, tail_logprob, tail_draws, started_at
+    topk_logprobs, tail_logprob, tail_draws, started_at{more}
 from longest join exchanges on exchanges.exchange_id = longest.exchange_id
 where status = 'completed'
-"""  # noqa: S608  constants
+"""
+VIEWS = {
+    "examples": ("flags = 0", ""),
+    "answers": (f"flags & {int(Flag.INCOMPLETE)} = 0", ", flags"),  # the distribution may not hold
+}
 
 TOKENS = """
 create view tokens as
@@ -49,12 +55,14 @@ from examples
 
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Define ``examples`` and ``tokens`` over ``exchanges`` and ``logits``."""
+    """Define ``examples``, ``answers`` and ``tokens`` over ``exchanges`` and ``logits``."""
     for name, value in (("nested_ids", "INTEGER"), ("nested_logprobs", "FLOAT")):
         connection.create_function(
             name, nested, [f"{value}[]", "SMALLINT[]"], f"{value}[][]", type=PythonUDFType.ARROW
         )
-    connection.execute(EXAMPLES)
+    for name, (flags, more) in VIEWS.items():
+        complete = COMPLETE.format(flags=flags)
+        connection.execute(JOINED.format(name=name, complete=complete, more=more))
     connection.execute(TOKENS)
 
 

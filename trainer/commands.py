@@ -10,7 +10,7 @@ import typer
 
 from capture.delta import store_errors
 from capture.errors import ConfigError
-from capture.log import Log
+from capture.log import Log, View
 from trainer.config import TrainerConfig, load
 from trainer.dataset import COLUMNS
 from trainer.distillation import Distillation
@@ -104,6 +104,7 @@ def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
                 "folder"
             )
     log = Log(config.log)
-    snapshot = log.snapshot(config.where)
-    table = log.read(snapshot, COLUMNS)
+    view: View = "examples" if config.flagged == "leave_out" else "answers"
+    snapshot = log.snapshot(config.where, view)
+    table = log.read(snapshot, COLUMNS if view == "examples" else [*COLUMNS, "flags"])
     return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)

@@ -50,6 +50,8 @@ class TrainerConfig(BaseModel):
         student: Hugging Face folder to start from; without it the teacher is cut down.
         lora_rank: Learn corrections of this rank of that student's linear layers, not its weights.
         out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
+        flagged: What rows are for whose distribution a grammar or a penalty has changed:
+            ``cross_entropy`` of their tokens, or ``leave_out``.
         loss: One of ``trainer.losses.LOSSES``.
         loss_share: How much of the loss that is; the rest is the generated token's cross-entropy.
         batch_tokens: Padded tokens per step.
@@ -76,6 +78,7 @@ class TrainerConfig(BaseModel):
     lora_rank: PositiveInt | None = None
     cut: CutConfig = CutConfig()
     out: Path
+    flagged: Literal["cross_entropy", "leave_out"] = "cross_entropy"
     loss: LossName = "forward_kl"
     loss_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     steps: PositiveInt = 600

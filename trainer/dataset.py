@@ -106,9 +106,7 @@ def from_table(table: pa.Table, teacher: Path) -> Dataset:
         DatasetError: If there is no row, rows of several teachers or tokenizers are mixed, or
             the tokenizer is not the teacher folder's.
     """
-    table = table.filter(
-        pa.compute.greater(pa.compute.list_value_length(table["completion_ids"]), 0)
-    )
+    table = answered(table)
     if table.num_rows == 0:
         raise DatasetError(
             "no example in the snapshot: widen `where`, or capture more traffic first"
@@ -122,6 +120,12 @@ def from_table(table: pa.Table, teacher: Path) -> Dataset:
         )
     lists = COLUMNS[COLUMNS.index("prompt_ids") :]
     return Dataset(revision, *(Ragged.from_column(table[name]) for name in lists))
+
+
+def answered(table: pa.Table) -> pa.Table:
+    """The rows with an answer of at least one token."""
+    lengths = pa.compute.list_value_length(table["completion_ids"])
+    return table.filter(pa.compute.greater(lengths, 0))
 
 
 def is_heldout(prompt_ids: npt.ArrayLike, fraction: float) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import JsonValue
@@ -19,8 +20,9 @@ from trainer.baseline import Baseline, clone_behaviour
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
 from trainer.course import Course, Point, divide
-from trainer.dataset import Dataset, Ints, from_table, split
+from trainer.dataset import Dataset, Ints, answered, from_table, split
 from trainer.duplicates import distinct
+from trainer.entries import fit_vocabulary, words_only
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality
 from trainer.examination import Examination
@@ -51,6 +53,7 @@ class Metrics:
         metric: What ``metric`` of every measurement is.
         rows: Examples trained on; those held out are counted in ``heldout``.
         duplicates_dropped: Examples that were not, because they, or nearly they, were there.
+        flagged_rows: Examples, held-out ones too, of which the tokens alone count.
         tokens: Run in training, padding included.
         seconds: Of training alone.
         heldout: Of the weights as they are saved, in bfloat16.
@@ -64,6 +67,7 @@ class Metrics:
     steps: int
     rows: int
     duplicates_dropped: int
+    flagged_rows: int
     tokens: int
     seconds: float
     tokens_per_second: float
@@ -88,6 +92,7 @@ class Distillation:
         examination: What they are measured with.
         student: Float32, on the run's device.
         num_dropped: Duplicates that are not trained on.
+        num_flagged: Rows, held-out ones among them, whose tokens alone count.
         teacher_parameters: For comparison.
     """
 
@@ -99,6 +104,7 @@ class Distillation:
     examination: Examination
     student: PreTrainedModel
     num_dropped: int
+    num_flagged: int
     teacher_parameters: int
 
     @classmethod
@@ -109,7 +115,8 @@ class Distillation:
 
         Args:
             config: Of the run.
-            table: Rows of the log's ``examples`` view, with ``trainer.dataset.COLUMNS``.
+            table: Rows of the log's ``examples`` or ``answers`` view, with
+                ``trainer.dataset.COLUMNS`` and, of the latter, ``flags``.
             snapshot: What names those rows again.
             report: Called with a few words before each slow part.
 
@@ -123,7 +130,7 @@ class Distillation:
         examined = None if config.metric == EXACT_MATCH else open_metric(config.metric)
         report("reading the teacher")
         teacher = open_teacher(config.teacher, device)
-        dataset = from_table(table, config.teacher)
+        dataset, num_flagged = _read(table, config.teacher)
         if config.loss == "forward_kl_draws" and not len(dataset.tail_draws.values):
             raise DatasetError(
                 "the log holds no ids drawn from the tail: capture with [capture] tail_draws = 4, "
@@ -140,11 +147,11 @@ class Distillation:
         else:
             reduction = Reduction(teacher, dataset, train_rows, config.seed, report)
             student = reduction.run(config.cut)
-        _check_fits(dataset, student)
+        dataset = _fitted(dataset, student)
         task = None if examined is None else Task.of(examined, config.teacher)
         examination = Examination(dataset, 4 * config.batch_tokens, task, config.eval_rows)
         rows = (train_rows, heldout_rows)
-        sizes = (num_dropped, count_parameters(teacher))
+        sizes = (num_dropped, num_flagged, count_parameters(teacher))
         return cls(config, snapshot, dataset, *rows, examination, student, *sizes)
 
     @property
@@ -205,6 +212,7 @@ class Distillation:
             steps=config.steps,
             rows=len(self.train_rows),
             duplicates_dropped=self.num_dropped,
+            flagged_rows=self.num_flagged,
             tokens=done.tokens,
             seconds=done.seconds,
             tokens_per_second=done.tokens / done.seconds,
@@ -260,8 +268,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_fits(dataset: Dataset, student: PreTrainedModel) -> None:
-    """Refuse rows that the student has no position or no embedding for."""
+def _read(table: pa.Table, teacher: Path) -> tuple[Dataset, int]:
+    """Rows to learn from, and how many of them are flagged: of those the tokens alone count."""
+    dataset = from_table(table, teacher)
+    if "flags" not in table.column_names:
+        return dataset, 0
+    is_flagged = np.asarray(answered(table)["flags"]) != 0
+    return words_only(dataset, is_flagged), int(is_flagged.sum())
+
+
+def _fitted(dataset: Dataset, student: PreTrainedModel) -> Dataset:
+    """The rows in the student's vocabulary; refused if it has no position for one."""
     context, longest = student.config.max_position_embeddings, int(dataset.lengths.max())
     if longest > context:
         raise DatasetError(
@@ -269,10 +286,4 @@ def _check_fits(dataset: Dataset, student: PreTrainedModel) -> None:
             "ones out with `where`, such as "
             f'where = "len(prompt_ids) + len(completion_ids) <= {context}"'
         )
-    columns = (dataset.prompt_ids, dataset.completion_ids, dataset.topk_ids)
-    largest = max(int(column.values.max()) for column in columns)
-    if largest >= student.config.vocab_size:
-        raise DatasetError(
-            f"the log holds token id {largest}, the student's vocabulary ends at "
-            f"{student.config.vocab_size - 1}: choose a student with the teacher's vocabulary"
-        )
+    return fit_vocabulary(dataset, student.config.vocab_size)

@@ -40,6 +40,11 @@ class Targets:
     tail_logprob_N: Tensor
     draws_NM: Tensor | None = None
 
+    @property
+    def is_words_only(self) -> Tensor:
+        """``(N,)``: where one token is all that the teacher said; it trains by cross-entropy."""
+        return (self.tail_logprob_N == -torch.inf) & (self.topk_logprobs_NK[:, 0] == 0)
+
     def part(self, rows: slice) -> "Targets":
         """Some of the positions."""
         return Targets(
@@ -154,13 +159,19 @@ def zero_tail(seen: Seen, targets: Targets) -> Tensor:
     return _kl(targets.topk_logprobs_NK.to(seen.head_NK.dtype), seen.head_NK)
 
 
+def or_words(loss: Loss, seen: Seen, targets: Targets) -> Tensor:
+    """A loss that is cross-entropy only where the generated token is all there is."""
+    words_N = behaviour_cloning(seen, targets)
+    return torch.where(targets.is_words_only, words_N, loss(seen, targets))
+
+
 LOSSES: dict[str, Loss] = {
     "behaviour_cloning": behaviour_cloning,
     "forward_kl": forward_kl,
     "forward_kl_draws": forward_kl_draws,
-    "reverse_kl": reverse_kl,
-    "jensen_shannon": jensen_shannon,
-    "skew_kl": skew_kl,
+    "reverse_kl": partial(or_words, reverse_kl),
+    "jensen_shannon": partial(or_words, jensen_shannon),
+    "skew_kl": partial(or_words, skew_kl),
     "renormalised_topk": renormalised_topk,
     "zero_tail": zero_tail,
 }

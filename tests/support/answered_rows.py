@@ -1,5 +1,6 @@
 """Rows as the log's ``examples`` view gives them, answered by a tiny model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,17 @@ def drawn(
     return torch.multinomial(probs, NUM_DRAWS, replacement=True, generator=random).flatten().int()
 
 
-def write_log(table: pa.Table, log: LogFolder, spool: Path) -> None:
-    """Put answered rows into a log, each as one exchange of one choice."""
+def write_log(
+    table: pa.Table, log: LogFolder, spool: Path, flags: Sequence[int] | None = None
+) -> None:
+    """Put answered rows into a log, each as one exchange of one choice; none flagged by default."""
     exchanges = [exchange_row(row["exchange_id"]) for row in table.to_pylist()]
     logits = table.append_column(LOGITS.field("day"), [pa.array([DAY] * len(table))])
-    missing = {"source": "tap", "flags": 0, "k_max": 16, "mass": 0.9}
-    missing["schema_version"] = SCHEMA_VERSION
-    for name, value in missing.items():
-        column = pa.array([value] * len(table), LOGITS.field(name).type)
+    missing = {"source": "tap", "k_max": 16, "mass": 0.9, "schema_version": SCHEMA_VERSION}
+    columns = {name: [value] * len(table) for name, value in missing.items()}
+    columns["flags"] = list(flags or [0] * len(table))
+    for name, values in columns.items():
+        column = pa.array(values, LOGITS.field(name).type)
         logits = logits.append_column(LOGITS.field(name), column)
     batches = {
         "exchanges": encode_exchanges(exchanges),

@@ -21,6 +21,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
         "steps": 20,
         "rows": 500,
         "duplicates_dropped": 7,
+        "flagged_rows": 3,
         "seconds": 10.0,
         "tokens_per_second": 100.0,
         "student_parameters": 10,

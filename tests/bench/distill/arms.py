@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from capture.adaptive import kept_sizes
 from trainer.config import LossName
 from trainer.dataset import Dataset, Ints, Ragged
+from trainer.entries import keep
 from trainer.packing import collate, epoch_batches
 from trainer.student import completion_hidden
 
@@ -56,23 +57,11 @@ def cut_to(dataset: Dataset, k: str) -> Dataset:
         return dataset
     width = int(dataset.topk_size.values[0])
     logprobs_NK = dataset.topk_logprobs.values.reshape(-1, width).astype(np.float32)
-    ids_NK = dataset.topk_ids.values.reshape(-1, width)
     if k == "adaptive":
         size_N = kept_sizes(logprobs_NK, k_min=2, mass=0.995)
     else:
-        size_N = np.full(len(ids_NK), min(int(k), width))
-    is_kept_NK = np.arange(width) < size_N[:, None]
-    outside_N = np.logaddexp.reduce(np.where(is_kept_NK, -np.inf, logprobs_NK), axis=1)
-    tail_N = np.logaddexp(outside_N, dataset.tail_logprob.values).astype(np.float32)
-    per_answer = np.add.reduceat(size_N, dataset.completion_ids.offsets[:-1])
-    offsets = np.concatenate([[0], np.cumsum(per_answer)])
-    return replace(
-        dataset,
-        topk_size=replace(dataset.topk_size, values=size_N.astype(np.int32)),
-        topk_ids=Ragged(ids_NK[is_kept_NK], offsets),
-        topk_logprobs=Ragged(logprobs_NK[is_kept_NK], offsets),
-        tail_logprob=replace(dataset.tail_logprob, values=tail_N),
-    )
+        size_N = np.full(len(logprobs_NK), min(int(k), width))
+    return keep(dataset, (np.arange(width) < size_N[:, None]).ravel())
 
 
 @torch.inference_mode()
