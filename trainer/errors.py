@@ -6,6 +6,7 @@ TrainerError
     ManifestError    a folder's retort.json, or a file that it vouches for
     DivergedError    a loss that is no number any more
     TooLargeError    a step that does not fit into memory
+    EndpointError    a server that answers or scores
 """
 
 
@@ -31,3 +32,7 @@ class DivergedError(TrainerError):
 
 class TooLargeError(TrainerError):
     """Raised when a step takes more memory than there is; what was saved before is left."""
+
+
+class EndpointError(TrainerError):
+    """Raised when a server does not answer, or not what was asked for; what came before is kept."""

@@ -58,12 +58,8 @@ def curves(runs: Mapping[str, Sequence[Document]], title: str, label: str, figur
 
 def verdict(metrics: Document) -> str:
     """Whether the distribution helped, said plainly; a difference that may be chance counts not."""
-    if metrics["loss"] == "behaviour_cloning":
-        return (
-            "Trained on the answers' words alone, as asked; the logged distribution was not used."
-        )
     if metrics["baseline"] is None:
-        return "No baseline was trained: whether the distribution helped is not known."
+        return _alone(metrics)
     ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
     nearer = theirs["kl_to_teacher_nats"] - ours["kl_to_teacher_nats"]
     better = ours["exact_match"] - theirs["exact_match"]
@@ -82,6 +78,26 @@ def verdict(metrics: Document) -> str:
             f"to more right answers: {figures}, after as many seconds."
         )
     return f"The teacher's distribution did not help here: {figures}, after as many seconds."
+
+
+def _alone(metrics: Document) -> str:
+    """What can be said without a baseline; there is none for a student's own answers."""
+    if metrics["rollouts"] is not None:
+        return _refinement(metrics)
+    if metrics["loss"] == "behaviour_cloning":
+        return (
+            "Trained on the answers' words alone, as asked; the logged distribution was not used."
+        )
+    return "No baseline was trained: whether the distribution helped is not known."
+
+
+def _refinement(metrics: Document) -> str:
+    before, after = metrics["heldout_before_training"], metrics["heldout"]
+    words = (
+        f"On the student's own answers to held-out prompts KL to the teacher went from "
+        f"{before['kl_to_teacher_nats']:.4f} to {after['kl_to_teacher_nats']:.4f} nats."
+    )
+    return words if metrics["stopped"] is None else f"{words} The run {metrics['stopped']}."
 
 
 def _variance(share: float, rows: int) -> float:
