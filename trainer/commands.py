@@ -15,11 +15,13 @@ from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
 from trainer.rollout_commands import rollouts
 from trainer.screen import Screen
+from trainer.synthesis_commands import synthesize
 from trainer.training import memory_errors
 
 distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 distill_app.command()(rollouts)
+distill_app.command()(synthesize)
 
 
 @distill_app.callback(invoke_without_command=True)

@@ -148,6 +148,12 @@ class Distillation:
         return cls(config, snapshot, dataset, train_rows, heldout_rows, student, *rest)
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether behaviour cloning is tried beside it; not on what the student said itself."""
+        wants = self.config.baseline and self.config.loss != "behaviour_cloning"
+        return wants and self.rollouts is None
+
+    @property
     def recipe(self) -> Recipe:
         """Settings of the loop."""
         config = self.config
@@ -197,7 +203,7 @@ class Distillation:
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         baseline = None
-        if config.baseline and config.loss != "behaviour_cloning" and not self.rollouts:
+        if self.has_baseline:
             audience.say("behaviour cloning, to compare")
             scratch = out / "progress" / "baseline"
             baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
@@ -216,7 +222,7 @@ class Distillation:
             best_step=best_step,
             points=course.points,
             baseline=baseline,
-            rollouts=self.rollouts and self.rollouts.model_dump(mode="json"),
+            rollouts=self.rollouts.model_dump(mode="json") if self.rollouts else None,
             stopped=stopped,
             snapshot=self.snapshot,
         )

@@ -1,10 +1,10 @@
 """A server that speaks OpenAI's API, through the official client, and what can go wrong with it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import openai
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from capture.errors import ConfigError
 from trainer.errors import EndpointError
@@ -32,6 +32,30 @@ def open_endpoint(url: str, api_key: str | None = None) -> OpenAI:
         max_retries=MAX_RETRIES,
         timeout=TIMEOUT_SECONDS,
     )
+
+
+def open_async_endpoint(url: str, api_key: str | None = None) -> AsyncOpenAI:
+    """The same for many requests at a time."""
+    return AsyncOpenAI(
+        base_url=base_url(url),
+        api_key=api_key or NO_KEY,
+        max_retries=MAX_RETRIES,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+async def check_models(client: AsyncOpenAI, url: str, wanted: Collection[str]) -> None:
+    """See that a server is there and has some models.
+
+    Raises:
+        ConfigError: If it lacks one, or refuses the key.
+        EndpointError: If it does not answer.
+    """
+    with endpoint_errors(url):
+        names = [model.id async for model in client.models.list()]
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(f"{url} has no route {name!r}, only {', '.join(names) or 'none'}")
 
 
 def only_model(client: OpenAI, url: str) -> str:

@@ -13,6 +13,10 @@ from trainer.config import TrainerConfig, load
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file with a [trainer] table.")
 ]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(envvar="OPENAI_API_KEY", help="Key; better set in the environment."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

@@ -24,17 +24,13 @@ from trainer.onpolicy import (
     take_folder,
     wanted_rollouts,
 )
-from trainer.options import ConfigOption, JsonOption, given_config, open_log
+from trainer.options import ConfigOption, JsonOption, KeyOption, given_config, open_log
 from trainer.precision import open_device
 from trainer.remote import Engine
 from trainer.rollout_log import Models, RolloutLog
 from trainer.scoring import Scorer, score_answers
 from trainer.screen import Screen
 from trainer.student import check_tokenizer, open_student, open_teacher
-
-KeyOption = Annotated[
-    str | None, typer.Option(envvar="OPENAI_API_KEY", help="Better set in the environment.")
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class Scores:
     def likeliest(self) -> Tokens:
         """The first entry of each position."""
         ends = np.cumsum(self.topk_size, dtype=np.int64)
-        return self.topk_ids[ends - self.topk_size]
+        found: Tokens = self.topk_ids[ends - self.topk_size]
+        return found
 
 
 Scorer = Callable[[Sequence[Answer]], list[Scores]]
@@ -67,9 +68,9 @@ def score_answers(teacher: PreTrainedModel, answers: Sequence[Answer]) -> list[S
         hidden_ND = hidden_BTD.flatten(0, 1)[predicts_N.to(teacher.device)]
         parts = list(_candidates(hidden_ND, teacher.lm_head.weight))
     ids_NK, logprobs_NK = (np.concatenate(side) for side in zip(*parts, strict=True))
-    ends = np.cumsum(lengths)[:-1]
-    pairs = zip(np.split(ids_NK, ends), np.split(logprobs_NK, ends), strict=True)
-    return [kept(*pair, LIMITS) for pair in pairs]
+    ends = np.cumsum(lengths)
+    parts_of = (slice(end - length, end) for end, length in zip(ends, lengths, strict=True))
+    return [kept(ids_NK[part], logprobs_NK[part], LIMITS) for part in parts_of]
 
 
 def _laid_out(answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,15 @@
 """A tiny model behind the part of vLLM's OpenAI API that rollouts use, in a thread of the test."""
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+
+from tests.support.json_server import Asked, Reply, json_server, models, refusal
 
 END = 1
 
@@ -64,35 +63,13 @@ class ModelServer:
 def model_server(server: ModelServer) -> Iterator[str]:
     """Serve it on a free loopback port; gives its address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            models = [
-                {"id": name, "object": "model", "created": 0, "owned_by": "t"}
-                for name in server.names
-            ]
-            self._send({"object": "list", "data": models})
+    def respond(asked: Asked) -> Reply:
+        if asked.body is None:
+            return models(server.names)
+        server.bodies.append(asked.body)
+        if server.status != 200:
+            return refusal(server.status)
+        return Reply(server.completions(asked.body))
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            server.bodies.append(body)
-            self._send(server.completions(body) if server.status == 200 else {})
-
-        def _send(self, document: dict[str, Any]) -> None:
-            body = json.dumps(document).encode()
-            if server.status != 200:
-                body = b'{"error": {"message": "no", "type": "t", "param": null, "code": null}}'
-            self.send_response(server.status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.server_port}"
-        listener.shutdown()
-        thread.join()
+    with json_server(respond) as url:
+        yield url
