@@ -145,8 +145,8 @@ class _Intake:
             if name not in self._known_exchanges:
                 self._known_exchanges.add(name)
                 exchanges.append(_exchange_row(choices))
-        _offer(self._logits, logits, lambda row: row.num_bytes)
-        _offer(self._exchanges, exchanges, lambda _: EXCHANGE_BYTES)
+        offer_all(self._logits, logits, lambda row: row.num_bytes)
+        offer_all(self._exchanges, exchanges, lambda _: EXCHANGE_BYTES)
         self.imported.choices += len(logits)
         self.imported.exchanges += len(exchanges)
 
@@ -175,7 +175,7 @@ def _by_exchange(rows: Iterable[Row]) -> dict[str, dict[int, Row]]:
     return found
 
 
-def _offer(spool: Spool[T], rows: Sequence[T], size: Callable[[T], int]) -> None:
+def offer_all(spool: Spool[T], rows: Sequence[T], size: Callable[[T], int]) -> None:
     """Hand rows to a spool, never more than it takes at once."""
     waiting = 0
     for number, row in enumerate(rows, 1):

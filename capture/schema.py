@@ -37,8 +37,8 @@ EXCHANGES = pa.schema(
         ("completion_tokens", pa.int32()),
         ("ttft_ms", pa.float32()),
         ("duration_ms", pa.float32()),
-        ("capture", pa.string()),  # tap | wire | import | off | redacted: recorded, but not kept
-        ("pair_id", pa.string()),  # the exchange that a shadow row mirrors
+        ("capture", pa.string()),  # tap | wire | import | rollout | off | redacted: not kept
+        ("pair_id", pa.string()),  # the exchange whose prompt a shadow or rollout row answers
         ("schema_version", pa.int16()),
     ]
 )
@@ -48,7 +48,7 @@ LOGITS = pa.schema(
         ("exchange_id", pa.string()),
         ("day", pa.string()),
         ("choice", pa.int16()),
-        ("source", pa.string()),  # tap | wire | import
+        ("source", pa.string()),  # tap | wire | import | rollout: by the trainer
         ("model_revision", pa.string()),
         ("tokenizer_hash", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),

@@ -3,29 +3,26 @@
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from capture.delta import store_errors
-from capture.errors import ConfigError
-from capture.log import Log, View
-from trainer.config import TrainerConfig, load
+from trainer.config import TrainerConfig
 from trainer.dataset import COLUMNS
 from trainer.distillation import Distillation
+from trainer.options import ConfigOption, JsonOption, given_config, open_log
 from trainer.pilot import run_pilot
 from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
+from trainer.rollout_commands import rollouts
 from trainer.screen import Screen, show_pilot
+from trainer.synthesis_commands import synthesize
 from trainer.training import memory_errors
 
 distill_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file with a [trainer] table.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+distill_app.command()(rollouts)
+distill_app.command()(synthesize)
 
 
 @distill_app.callback(invoke_without_command=True)
@@ -35,7 +32,7 @@ def distill(
     """Train a student on the log and write its checkpoint and metrics."""
     if context.invoked_subcommand is not None:
         return
-    config = load(_given(config_path))
+    config = given_config(config_path)
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
         run = _prepare(config, screen)
         metrics = run.run(screen)
@@ -65,7 +62,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would read, cost and take; writes nothing."""
-    config = load(_given(config_path))
+    config = given_config(config_path)
     started = time.perf_counter()
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
         run = _prepare(config, screen)
@@ -84,27 +81,13 @@ def plan(
         show_pilot(tried, config.metric)
 
 
-def _given(config_path: Path | None) -> Path:
-    if config_path is None:
-        raise ConfigError("no configuration: give a TOML file with a [trainer] table by -c")
-    return config_path
-
-
 def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
     """Read the log's snapshot and make the student to start from."""
     screen.say("reading the log")
-    with store_errors(config.log):
-        is_there = config.log.is_dir()
-    if not is_there:
-        raise ConfigError(f"[trainer].log is {config.log}: no such folder; give the log's folder")
-    for name, folder in (("teacher", config.teacher), ("student", config.student)):
-        if folder is not None and not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"[trainer].{name} is {folder}: no config.json there; give a Hugging Face model "
-                "folder"
-            )
-    log = Log(config.log)
-    view: View = "examples" if config.flagged == "leave_out" else "answers"
-    snapshot = log.snapshot(config.where, view)
-    table = log.read(snapshot, COLUMNS if view == "examples" else [*COLUMNS, "flags"])
+    log = open_log(config)
+    if config.flagged == "leave_out":
+        snapshot, columns = log.snapshot(config.where), COLUMNS
+    else:
+        snapshot, columns = log.snapshot(config.where, "answers"), (*COLUMNS, "flags")
+    table = log.read(snapshot, columns)
     return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)

@@ -16,6 +16,7 @@ LossName = Literal[
     "reverse_kl",
     "jensen_shannon",
     "skew_kl",
+    "mixed_kl",
     "renormalised_topk",
     "zero_tail",
 ]

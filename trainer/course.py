@@ -4,6 +4,7 @@ Held-out prompts are of two kinds, so that nothing is measured on what it was ch
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,10 +36,13 @@ class Point:
     loss: float
     quality: Quality
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """What decides: the metric, then nearness to the teacher."""
-        return self.quality.metric, -self.quality.kl_to_teacher_nats
+
+Rank = Callable[[Point], tuple[float, float]]
+
+
+def by_metric(point: Point) -> tuple[float, float]:
+    """The task's metric decides, then nearness to the teacher."""
+    return point.quality.metric, -point.quality.kl_to_teacher_nats
 
 
 class Course:
@@ -48,9 +52,10 @@ class Course:
         points: In order.
     """
 
-    def __init__(self, folder: Path, steps_done: int = 0) -> None:
+    def __init__(self, folder: Path, steps_done: int = 0, rank: Rank = by_metric) -> None:
         """Take up what a folder holds of the steps that are done; what came later comes again."""
         self._folder = folder
+        self._rank = rank
         self.points: list[Point] = []
         if steps_done and (folder / POINTS).is_file():
             found = json.loads((folder / POINTS).read_text(encoding="utf-8"))
@@ -60,7 +65,7 @@ class Course:
     @property
     def best(self) -> Point:
         """The point whose weights are kept; of equals the first."""
-        return max(self.points, key=lambda point: point.rank)
+        return max(self.points, key=self._rank)
 
     def add(self, student: PreTrainedModel, point: Point) -> None:
         """Note a point and keep its weights if it is the best so far."""

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,27 +13,28 @@ import torch
 from pydantic import JsonValue
 from transformers import PreTrainedModel
 
-from capture.errors import ConfigError
 from capture.revision import model_revision
 from trainer.adapters import add_adapters, merged
 from trainer.baseline import Baseline, clone_behaviour
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
-from trainer.course import Course, Point, divide
+from trainer.course import Course, Point, by_metric, divide
 from trainer.dataset import Dataset, Ints, answered, from_table, split
 from trainer.duplicates import distinct
 from trainer.entries import fit_vocabulary, words_only
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality
 from trainer.examination import Examination
+from trainer.guard import EntropyGuard
 from trainer.loop import Recipe, make_optimizer
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
 from trainer.metrics import EXACT_MATCH, open_metric
-from trainer.precision import round_weights
+from trainer.precision import open_device, round_weights
 from trainer.progress import Done, Progress
 from trainer.reduction import Reduction
 from trainer.report import write_report
+from trainer.rollouts import Rollouts, read_rollouts
 from trainer.student import count_parameters, open_student, open_teacher, weights_of
 from trainer.task import Task
 from trainer.training import Audience, Training
@@ -57,9 +58,13 @@ class Metrics:
         tokens: Run in training, padding included.
         seconds: Of training alone.
         heldout: Of the weights as they are saved, in bfloat16.
-        best_step: After which they were taken.
+        best_step: After which they were taken; 0 if they are those it began with.
         points: Looks at held-out rows along the way.
-        baseline: Behaviour cloning for as long; None if it was not wanted.
+        baseline: Behaviour cloning for as long; None if it was not wanted, or if the answers are
+            the student's own.
+        rollouts: Whose answers the log holds, if they are a student's; ``exact_match`` compares
+            with those then, and says nothing of right answers.
+        stopped: Why the run ended before its last step; None if it did not.
     """
 
     loss: str
@@ -78,6 +83,8 @@ class Metrics:
     best_step: int
     points: list[Point]
     baseline: Baseline | None
+    rollouts: dict[str, JsonValue] | None
+    stopped: str | None
     snapshot: Snapshot
 
 
@@ -94,6 +101,7 @@ class Distillation:
         num_dropped: Duplicates that are not trained on.
         num_flagged: Rows, held-out ones among them, whose tokens alone count.
         teacher_parameters: For comparison.
+        rollouts: Whose answers the rows are, if they are a student's.
     """
 
     config: TrainerConfig
@@ -106,6 +114,7 @@ class Distillation:
     num_dropped: int
     num_flagged: int
     teacher_parameters: int
+    rollouts: Rollouts | None
 
     @classmethod
     def prepare(
@@ -122,11 +131,14 @@ class Distillation:
 
         Raises:
             TrainerError: If the rows or the models cannot be used.
-            ConfigError: If the wanted cut cannot be had.
+            ConfigError: If the wanted cut cannot be had, or the answers are another student's.
         """
+        rollouts = read_rollouts(config.log)
+        if rollouts is not None:
+            rollouts.check(config)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device = _device(config.device)
+        device = open_device(config.device)
         examined = None if config.metric == EXACT_MATCH else open_metric(config.metric)
         report("reading the teacher")
         teacher = open_teacher(config.teacher, device)
@@ -151,8 +163,14 @@ class Distillation:
         task = None if examined is None else Task.of(examined, config.teacher)
         examination = Examination(dataset, 4 * config.batch_tokens, task, config.eval_rows)
         rows = (train_rows, heldout_rows)
-        sizes = (num_dropped, num_flagged, count_parameters(teacher))
-        return cls(config, snapshot, dataset, *rows, examination, student, *sizes)
+        rest = (num_dropped, num_flagged, count_parameters(teacher), rollouts)
+        return cls(config, snapshot, dataset, *rows, examination, student, *rest)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether behaviour cloning is tried beside it; not on what the student said itself."""
+        wants = self.config.baseline and self.config.loss != "behaviour_cloning"
+        return wants and self.rollouts is None
 
     @property
     def recipe(self) -> Recipe:
@@ -185,9 +203,13 @@ class Distillation:
         )
         audience.say("measuring the student before training")
         before, start = self.examination.of(self.student, measured), weights_of(self.student)
+        seen = self.examination.of(self.student, looked_at)
+        guard = EntropyGuard.of(seen) if self.rollouts else None
         progress = Progress(out / "progress", self._identity())
-        done, course = self._train(training, progress, audience)
-        best = course.take_best(self.student)
+        done, course = self._train(replace(training, guard=guard), progress, audience)
+        best_step, stopped = course.take_best(self.student).step, None
+        if guard is not None:
+            best_step, stopped = guard.settle(course, self.student, start, config.steps)
         audience.say("measuring on held-out rows")
         finished = merged(self.student)
         round_weights(finished)  # as they will be saved
@@ -197,12 +219,12 @@ class Distillation:
             config.teacher,
             out / "checkpoint",
             lineage=self._lineage(),
-            quality={name: float(value) for name, value in asdict(after).items()},
+            quality=self._told(after),
         )
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         baseline = None
-        if config.baseline and config.loss != "behaviour_cloning":
+        if self.has_baseline:
             audience.say("behaviour cloning, to compare")
             scratch = out / "progress" / "baseline"
             baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
@@ -220,9 +242,11 @@ class Distillation:
             teacher_parameters=self.teacher_parameters,
             heldout_before_training=before,
             heldout=after,
-            best_step=best.step,
+            best_step=best_step,
             points=course.points,
             baseline=baseline,
+            rollouts=self.rollouts.model_dump(mode="json") if self.rollouts else None,
+            stopped=stopped,
             snapshot=self.snapshot,
         )
         write_json(out / "metrics.json", {"format_version": METRICS_VERSION, **asdict(metrics)})
@@ -237,8 +261,16 @@ class Distillation:
         done = progress.restore(self.student, optimizer)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
-        course = Course(self.config.out / "progress" / "course", done.steps)
+        rank = training.guard.rank if training.guard else by_metric
+        course = Course(self.config.out / "progress" / "course", done.steps, rank)
         return training.run(optimizer, course, done, audience.step, progress), course
+
+    def _told(self, quality: Quality) -> dict[str, float]:
+        """What the checkpoint says of itself; not how it compares with its own earlier answers."""
+        told = {name: float(value) for name, value in asdict(quality).items()}
+        if self.rollouts is not None:
+            del told["exact_match"]
+        return told
 
     def _identity(self) -> str:
         """What decides the weights, digested: data, student and recipe."""
@@ -254,18 +286,14 @@ class Distillation:
             exclude={"log", "teacher", "student", "out", "threads", "device", "baseline"},
         )
         recipe["metric"] = Path(config.metric).name  # of a user's file, not where it lies
+        if self.rollouts is not None:
+            recipe["rollouts"] = self.rollouts.model_dump(mode="json")
         return Lineage(
             snapshot=self.snapshot,
             teacher_revision=self.dataset.model_revision,
             parent_revision=model_revision(started_from),
             recipe=recipe,
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("[trainer] device is 'cuda', but torch finds none; use 'cpu'")
-    return torch.device(name)
 
 
 def _read(table: pa.Table, teacher: Path) -> tuple[Dataset, int]:

@@ -8,6 +8,7 @@ TrainerError
     MetricError      a user's own metric
     TooShortError    a run that a pilot would cost as much as
     TooLargeError    a step that does not fit into memory
+    EndpointError    a server that answers or scores
 """
 
 
@@ -41,3 +42,7 @@ class TooShortError(TrainerError):
 
 class TooLargeError(TrainerError):
     """Raised when a step takes more memory than there is; what was saved before is left."""
+
+
+class EndpointError(TrainerError):
+    """Raised when a server does not answer, or not what was asked for; what came before is kept."""

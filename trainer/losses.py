@@ -126,6 +126,21 @@ def skew_kl(seen: Seen, targets: Targets, alpha: float = 0.1) -> Tensor:
     return _kl(teacher_NC, mixture_NC)
 
 
+def mixed_kl(seen: Seen, targets: Targets) -> Tensor:
+    """Return half of forward and half of reverse KL, for states that the student itself came to.
+
+    The forward half keeps the student from giving up what the teacher would also say, the reverse
+    half from saying what the teacher would not.
+
+    Source:
+        Learning from a student's own answers: Agarwal et al. 2024, arXiv:2306.13649. Halves of
+        both, over the teacher's entries, are what NVIDIA's NeMo-RL takes for it; the tail class
+        is ours.
+    """
+    teacher_NC, student_NC = classes(seen, targets)
+    return 0.5 * _kl(teacher_NC, student_NC) + 0.5 * _kl(student_NC, teacher_NC)
+
+
 def forward_kl_draws(seen: Seen, targets: Targets, weight: float = 1.0) -> Tensor:
     """Return forward KL over K + 1 classes and, from draws, what it misses inside the tail.
 
@@ -172,6 +187,7 @@ LOSSES: dict[str, Loss] = {
     "reverse_kl": partial(or_words, reverse_kl),
     "jensen_shannon": partial(or_words, jensen_shannon),
     "skew_kl": partial(or_words, skew_kl),
+    "mixed_kl": partial(or_words, mixed_kl),
     "renormalised_topk": renormalised_topk,
     "zero_tail": zero_tail,
 }

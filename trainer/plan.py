@@ -80,7 +80,7 @@ def make_plan(
     tokens = round(timed.tokens / timed.steps * config.steps)
     parameters = count_parameters(run.student)
     seconds = tokens / speed
-    rounds = 2 if config.baseline and config.loss != "behaviour_cloning" else 1
+    rounds = 2 if run.has_baseline else 1
     on_gpu = None if gpu is None else gpu_seconds(parameters, tokens, gpu)
     hours = rounds * (seconds if on_gpu is None else on_gpu) / 3600
     return Plan(

@@ -1,9 +1,25 @@
-"""bfloat16 where the machine computes in it; elsewhere float32, which is a hundred times faster."""
+"""Where models run, and in which dtype.
+
+bfloat16 where the machine computes in it; elsewhere float32, which is a hundred times faster.
+"""
 
 import torch
 from transformers import PreTrainedModel
 
+from capture.errors import ConfigError
+
 NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # what x86 and Arm call it
+
+
+def open_device(name: str) -> torch.device:
+    """The device that a configuration names.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("[trainer] device is 'cuda', but torch finds none; use 'cpu'")
+    return torch.device(name)
 
 
 def has_bfloat16(device: torch.device) -> bool:

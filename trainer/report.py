@@ -59,12 +59,8 @@ def curves(runs: Mapping[str, Sequence[Document]], title: str, label: str, figur
 
 def verdict(metrics: Document) -> str:
     """Whether the distribution helped, said plainly; a difference that may be chance counts not."""
-    if metrics["loss"] == "behaviour_cloning":
-        return (
-            "Trained on the answers' words alone, as asked; the logged distribution was not used."
-        )
     if metrics["baseline"] is None:
-        return "No baseline was trained: whether the distribution helped is not known."
+        return _alone(metrics)
     ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
     nearer = theirs["kl_to_teacher_nats"] - ours["kl_to_teacher_nats"]
     better = ours["metric"] - theirs["metric"]
@@ -93,6 +89,26 @@ def name_of(metric: str) -> str:
         "json_f1": "F1 of the fields of the answers",
     }
     return words.get(metric, metric)
+
+
+def _alone(metrics: Document) -> str:
+    """What can be said without a baseline; there is none for a student's own answers."""
+    if metrics["rollouts"] is not None:
+        return _refinement(metrics)
+    if metrics["loss"] == "behaviour_cloning":
+        return (
+            "Trained on the answers' words alone, as asked; the logged distribution was not used."
+        )
+    return "No baseline was trained: whether the distribution helped is not known."
+
+
+def _refinement(metrics: Document) -> str:
+    before, after = metrics["heldout_before_training"], metrics["heldout"]
+    words = (
+        f"On the student's own answers to held-out prompts KL to the teacher went from "
+        f"{before['kl_to_teacher_nats']:.4f} to {after['kl_to_teacher_nats']:.4f} nats."
+    )
+    return words if metrics["stopped"] is None else f"{words} The run {metrics['stopped']}."
 
 
 def _variance(share: float, rows: int) -> float:

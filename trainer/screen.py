@@ -47,6 +47,10 @@ class Screen:
         """Begin to count so many steps."""
         self._progress.update(self._task, total=steps, completed=0)
 
+    def advance(self, count: int) -> None:
+        """Count what is done of what was expected."""
+        self._progress.advance(self._task, count)
+
     def step(self, step: Step) -> None:
         """Count a finished training step."""
         if step.number == 1:

@@ -45,13 +45,22 @@ def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTraine
     Raises:
         ModelError: If the folder holds no model, or its tokenizer is not the teacher's.
     """
+    check_tokenizer(folder, teacher)
+    return _open(folder, torch.float32).to(device)
+
+
+def check_tokenizer(folder: Path, teacher: Path) -> None:
+    """See that a student reads and writes text as its teacher does.
+
+    Raises:
+        ModelError: If it does not.
+    """
     found, expected = tokenizer_hash(folder), tokenizer_hash(teacher)
     if found != expected:
         raise ModelError(
             f"{folder}: tokenizer {found}, expected the teacher's ({expected}): "
             "choose a student with the same tokenizer, or leave `student` out to cut the teacher"
         )
-    return _open(folder, torch.float32).to(device)
 
 
 def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from trainer.course import Course, Point
 from trainer.dataset import Dataset, Ints
 from trainer.errors import DivergedError, TooLargeError
 from trainer.examination import Examination
+from trainer.guard import EntropyGuard
 from trainer.loop import Recipe, Step, make_optimizer, train
 from trainer.progress import Done, Progress
 
@@ -50,6 +51,7 @@ class Training:
         looked_at: Held-out rows that weights are chosen by.
         examination: What they are measured with.
         eval_every: Steps between two looks at them.
+        guard: Ends a run whose student it finds too sure.
     """
 
     student: PreTrainedModel
@@ -59,11 +61,12 @@ class Training:
     examination: Examination
     recipe: Recipe
     eval_every: int
+    guard: EntropyGuard | None = None
 
     def run(
         self, optimizer: AdamW, course: Course, done: Done, on_step: OnStep, progress: Progress
     ) -> Done:
-        """Train from some step on to the last.
+        """Train from some step on to the last, or to the look at which the guard ends the run.
 
         Args:
             optimizer: Of the student, as it was after that step.
@@ -75,6 +78,8 @@ class Training:
         Raises:
             DivergedError: If the loss is no number any more; what was saved before is left.
         """
+        if self._is_too_sure(course):
+            return done
         saved_at = time.monotonic()
         steps = train(*(self.student, optimizer, self.dataset, self.rows, self.recipe), done.steps)
         with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
@@ -90,12 +95,21 @@ class Training:
                 if step.number % self.eval_every == 0 or is_last:
                     self._check(step)
                     self._add(course, board, step, done)
+                    is_last = is_last or self._is_too_sure(course)
                 if time.monotonic() - saved_at >= SAVE_SECONDS or is_last:
                     board.flush()
                     progress.save(self.student, optimizer, done)
                     saved_at = time.monotonic()
+                if is_last:
+                    break
                 began = time.perf_counter()
         return done
+
+    def _is_too_sure(self, course: Course) -> bool:
+        """Whether the guard objects to the last look."""
+        if self.guard is None or not course.points:
+            return False
+        return self.guard.is_broken(course.points[-1].quality)
 
     def _check(self, step: Step) -> None:
         """Look at the loss, which waits for the device."""

@@ -197,10 +197,19 @@ def skewed(teacher: list[float], student: list[float]) -> float:
     return kl_divergence(teacher, mixture(teacher, student, 0.1))
 
 
+def both_ways(teacher: list[float], student: list[float]) -> float:
+    return (kl_divergence(teacher, student) + kl_divergence(student, teacher)) / 2
+
+
 @law
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("reverse_kl", reverse), ("jensen_shannon", jensen_shannon), ("skew_kl", skewed)],
+    [
+        ("reverse_kl", reverse),
+        ("jensen_shannon", jensen_shannon),
+        ("skew_kl", skewed),
+        ("mixed_kl", both_ways),
+    ],
 )
 @given(teacher=scores, student=scores, size=st.integers(1, VOCABULARY - 1))
 def test_each_divergence_is_what_its_definition_says(

@@ -31,6 +31,8 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
         "best_step": 20,
         "points": points,
         "baseline": baseline and {**baseline, "points": points},
+        "rollouts": None,
+        "stopped": None,
         "snapshot": {"digest": "<b>abc</b>"},
     }
 

@@ -1,0 +1,92 @@
+"""What a teacher says at every token of given answers, as the log holds it.
+
+Shape suffixes: B answers, T tokens (right-padded), N completion tokens, D width, V vocabulary,
+K entries.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from capture.adaptive import Floats, Limits, kept_sizes, tail_logprobs
+from capture.topk import candidates
+from trainer.answering import Answer, Tokens
+from trainer.precision import fast_products
+
+CHUNK_BYTES = 64 * 1024 * 1024  # of scores in float32
+LIMITS = Limits(1, 64, 0.995)  # what capture keeps by default
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One answer's distributions; columns as in ``capture.schema.LOGITS``."""
+
+    topk_size: npt.NDArray[np.int16]
+    topk_ids: Tokens
+    topk_logprobs: Floats
+    tail_logprob: Floats
+
+    @property
+    def likeliest(self) -> Tokens:
+        """The first entry of each position."""
+        ends = np.cumsum(self.topk_size, dtype=np.int64)
+        found: Tokens = self.topk_ids[ends - self.topk_size]
+        return found
+
+
+Scorer = Callable[[Sequence[Answer]], list[Scores]]
+
+
+def kept(ids_NK: Tokens, logprobs_NK: Floats, limits: Limits) -> Scores:
+    """Keep of each position what capture would keep.
+
+    Args:
+        ids_NK: Candidates, likeliest first.
+        logprobs_NK: Their natural logprobs at temperature 1; ``-inf`` fills short rows.
+        limits: Of the entries.
+    """
+    length_N = np.isfinite(logprobs_NK).sum(axis=1)
+    size_N = np.minimum(kept_sizes(logprobs_NK, k_min=limits.k_min, mass=limits.mass), length_N)
+    size_N = size_N.astype(np.int16)
+    is_kept_NK = np.arange(ids_NK.shape[1]) < size_N[:, None]
+    tail_N = tail_logprobs(logprobs_NK, size_N)
+    return Scores(size_N, ids_NK[is_kept_NK], logprobs_NK[is_kept_NK], tail_N)
+
+
+@torch.inference_mode()
+def score_answers(teacher: PreTrainedModel, answers: Sequence[Answer]) -> list[Scores]:
+    """Run a teacher over some answers side by side."""
+    lengths = [len(answer.completion_ids) for answer in answers]
+    token_ids_BT, predicts_N = _laid_out(answers)
+    with fast_products(teacher.device):
+        hidden_BTD = teacher.model(token_ids_BT.to(teacher.device), use_cache=False)[0]
+        hidden_ND = hidden_BTD.flatten(0, 1)[predicts_N.to(teacher.device)]
+        parts = list(_candidates(hidden_ND, teacher.lm_head.weight))
+    ids_NK, logprobs_NK = (np.concatenate(side) for side in zip(*parts, strict=True))
+    ends = np.cumsum(lengths)
+    parts_of = (slice(end - length, end) for end, length in zip(ends, lengths, strict=True))
+    return [kept(ids_NK[part], logprobs_NK[part], LIMITS) for part in parts_of]
+
+
+def _laid_out(answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
+    """Token ids side by side, and the flat positions that predict an answer's tokens."""
+    rows = [np.concatenate([answer.prompt_ids, answer.completion_ids]) for answer in answers]
+    width = max(map(len, rows))
+    token_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    predicts = []
+    for line, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        token_ids_BT[line, : len(row)] = torch.from_numpy(row.astype(np.int64))
+        predicts.append(np.arange(len(answer.prompt_ids) - 1, len(row) - 1) + line * width)
+    return token_ids_BT, torch.from_numpy(np.concatenate(predicts))
+
+
+def _candidates(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tokens, Floats]]:
+    """The likeliest tokens, some positions at a time: whole rows of scores are large."""
+    for part_CD in hidden_ND.split(max(1, CHUNK_BYTES // (4 * len(weight_VD)))):
+        found = candidates(part_CD @ weight_VD.T, LIMITS)
+        yield found.ids_RK.cpu().numpy(), found.logprobs_RK.cpu().numpy()
