@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from capture.delta import store_errors
 from capture.errors import ConfigError
-from capture.log import Log
-from trainer.config import TrainerConfig, load
-from trainer.dataset import COLUMNS
-from trainer.distillation import Distillation
+from trainer.config import load
+from trainer.launch import launched
+from trainer.part import prepare
 from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
 from trainer.screen import Screen
@@ -35,9 +33,9 @@ def distill(
     if context.invoked_subcommand is not None:
         return
     config = load(_given(config_path))
-    with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
-        run = _prepare(config, screen)
-        metrics = run.run(screen)
+    metrics = launched(config)
+    if metrics is None:
+        return  # another process of the group tells
     if as_json:
         typer.echo(json.dumps(asdict(metrics)))
         return
@@ -64,7 +62,7 @@ def plan(
     config = load(_given(config_path))
     started = time.perf_counter()
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
-        run = _prepare(config, screen)
+        run = prepare(config, screen.say)
         prepared_seconds = time.perf_counter() - started
         screen.say("timing a few steps")
         expected = asdict(make_plan(run, prepared_seconds, gpu, price_per_hour))
@@ -81,22 +79,3 @@ def _given(config_path: Path | None) -> Path:
     if config_path is None:
         raise ConfigError("no configuration: give a TOML file with a [trainer] table by -c")
     return config_path
-
-
-def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
-    """Read the log's snapshot and make the student to start from."""
-    screen.say("reading the log")
-    with store_errors(config.log):
-        is_there = config.log.is_dir()
-    if not is_there:
-        raise ConfigError(f"[trainer].log is {config.log}: no such folder; give the log's folder")
-    for name, folder in (("teacher", config.teacher), ("student", config.student)):
-        if folder is not None and not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"[trainer].{name} is {folder}: no config.json there; give a Hugging Face model "
-                "folder"
-            )
-    log = Log(config.log)
-    snapshot = log.snapshot(config.where)
-    table = log.read(snapshot, COLUMNS)
-    return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)

@@ -39,6 +39,25 @@ class CutConfig(BaseModel):
     heads: PositiveInt | None = None
 
 
+class ScaleConfig(BaseModel):
+    """Over how many processes a run is spread; what it learns does not depend on that.
+
+    Attributes:
+        processes: That ``retort distill`` starts. One that ``torchrun`` starts joins the group
+            that torchrun made, of whatever size.
+        launcher: What starts them and starts them again: torchrun on this machine, or Ray on a
+            cluster.
+        shard: ``none``: each holds the whole student; ``full``: weights under training, gradients
+            and optimizer state are divided among them (FSDP2).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    processes: PositiveInt = 1
+    launcher: Literal["torchrun", "ray"] = "torchrun"
+    shard: Literal["none", "full"] = "none"
+
+
 class TrainerConfig(BaseModel):
     """One distillation.
 
@@ -60,8 +79,9 @@ class TrainerConfig(BaseModel):
         eval_every: Steps between two looks at the former; default: a tenth of all.
         eval_rows: Most of them that are looked at.
         baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
-        threads: CPU threads of the training process.
+        threads: CPU threads of each training process.
         device: Where the models run.
+        scale: Over how many processes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,6 +107,7 @@ class TrainerConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"
+    scale: ScaleConfig = ScaleConfig()
 
     @model_validator(mode="after")
     def _lora(self) -> "TrainerConfig":

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Self
 
 import pyarrow as pa
@@ -11,10 +12,9 @@ import torch
 from pydantic import JsonValue
 from transformers import PreTrainedModel
 
-from capture.errors import ConfigError
 from capture.revision import model_revision
 from trainer.adapters import add_adapters, merged
-from trainer.baseline import Baseline, clone_behaviour
+from trainer.baseline import Baseline, clone_behaviour, follow_cloning
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
 from trainer.course import Course, Point, divide
@@ -22,14 +22,15 @@ from trainer.dataset import Dataset, Ints, from_table, split
 from trainer.duplicates import distinct
 from trainer.errors import DatasetError
 from trainer.evaluation import Quality, evaluate
-from trainer.loop import Recipe, make_optimizer
+from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
 from trainer.precision import round_weights
 from trainer.progress import Done, Progress
-from trainer.reduction import Reduction
 from trainer.report import write_report
-from trainer.student import count_parameters, open_student, open_teacher, weights_of
+from trainer.scale import ALONE, Group, handed_on
+from trainer.start import check_fits, device_of, make_student
+from trainer.student import count_parameters, weights_of
 from trainer.training import Audience, Training
 
 Snapshot = dict[str, JsonValue]
@@ -82,6 +83,7 @@ class Distillation:
         student: Float32, on the run's device.
         num_dropped: Duplicates that are not trained on.
         teacher_parameters: For comparison.
+        group: Of the processes that train the student together.
     """
 
     config: TrainerConfig
@@ -92,10 +94,16 @@ class Distillation:
     student: PreTrainedModel
     num_dropped: int
     teacher_parameters: int
+    group: Group = ALONE
 
     @classmethod
     def prepare(
-        cls, config: TrainerConfig, table: pa.Table, snapshot: Snapshot, report: Report
+        cls,
+        config: TrainerConfig,
+        table: pa.Table,
+        snapshot: Snapshot,
+        report: Report,
+        group: Group = ALONE,
     ) -> Self:
         """Check the rows against the teacher and make the student to start from.
 
@@ -104,6 +112,7 @@ class Distillation:
             table: Rows of the log's ``examples`` view, with ``trainer.dataset.COLUMNS``.
             snapshot: What names those rows again.
             report: Called with a few words before each slow part.
+            group: Whose first process makes the student, for all.
 
         Raises:
             TrainerError: If the rows or the models cannot be used.
@@ -111,9 +120,7 @@ class Distillation:
         """
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device = _device(config.device)
-        report("reading the teacher")
-        teacher = open_teacher(config.teacher, device)
+        device = device_of(config.device)
         dataset = from_table(table, config.teacher)
         if config.loss == "forward_kl_draws" and not len(dataset.tail_draws.values):
             raise DatasetError(
@@ -124,16 +131,13 @@ class Distillation:
         report("looking for duplicates")
         train_rows = distinct(dataset, every_row, heldout_rows, config.duplicates)
         num_dropped = len(every_row) - len(train_rows)
-        if config.student is not None:
-            student = open_student(config.student, config.teacher, device)
-            if config.lora_rank is not None:
-                add_adapters(student, config.lora_rank, config.seed)
-        else:
-            reduction = Reduction(teacher, dataset, train_rows, config.seed, report)
-            student = reduction.run(config.cut)
-        _check_fits(dataset, student)
-        sizes = (num_dropped, count_parameters(teacher))
-        return cls(config, snapshot, dataset, train_rows, heldout_rows, student, *sizes)
+        make = partial(make_student, config, dataset, train_rows, report)
+        student, teacher_parameters = handed_on(group, make, device)
+        if config.lora_rank is not None:
+            add_adapters(student, config.lora_rank, config.seed)
+        check_fits(dataset, student)
+        counts = (num_dropped, teacher_parameters)
+        return cls(config, snapshot, dataset, train_rows, heldout_rows, student, *counts, group)
 
     @property
     def recipe(self) -> Recipe:
@@ -151,18 +155,16 @@ class Distillation:
     def run(self, audience: Audience) -> Metrics:
         """Train, measure, write the checkpoint, curves, ``metrics.json`` and ``report.html``.
 
-        Each appears whole or not at all; what an earlier run left is replaced at the end. One
+        In a group this is the first process's part; the others ``follow``.
+
+        Each file appears whole or not at all; what an earlier run left is replaced at the end. One
         that was interrupted goes on from what ``progress/`` holds, to the same weights.
 
         Raises:
             DivergedError: If the loss is no number any more.
         """
         config, out = self.config, self.config.out
-        looked_at, measured = divide(self.dataset, self.heldout_rows, config.eval_rows)
-        every = config.eval_every or max(1, config.steps // LOOKS)
-        training = Training(
-            *(self.student, self.dataset, self.train_rows, looked_at, self.recipe), every
-        )
+        training, measured = self._training()
         audience.say("measuring the student before training")
         before, start = self._measure(measured, self.student), weights_of(self.student)
         progress = Progress(out / "progress", self._identity())
@@ -182,7 +184,7 @@ class Distillation:
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         baseline = None
-        if config.baseline and config.loss != "behaviour_cloning":
+        if self._is_compared:
             audience.say("behaviour cloning, to compare")
             scratch = out / "progress" / "baseline"
             baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
@@ -208,15 +210,39 @@ class Distillation:
         progress.remove()
         return metrics
 
+    def follow(self) -> None:
+        """Take another process's part in what the first one runs, and write nothing.
+
+        Raises:
+            DivergedError: As the first one does.
+        """
+        training, _ = self._training()
+        start, learner = weights_of(self.student), training.learner()
+        training.follow(learner, learner.restore(None))
+        if self._is_compared:
+            follow_cloning(training, start)
+
+    @property
+    def _is_compared(self) -> bool:
+        return self.config.baseline and self.config.loss != "behaviour_cloning"
+
+    def _training(self) -> tuple[Training, Ints]:
+        """What to train on what, and the held-out rows to measure on."""
+        config = self.config
+        looked_at, measured = divide(self.dataset, self.heldout_rows, config.eval_rows)
+        every = config.eval_every or max(1, config.steps // LOOKS)
+        given = (self.student, self.dataset, self.train_rows, looked_at, self.recipe)
+        return Training(*given, every, self.group), measured
+
     def _train(
         self, training: Training, progress: Progress, audience: Audience
     ) -> tuple[Done, Course]:
-        optimizer = make_optimizer(self.student)
-        done = progress.restore(self.student, optimizer)
+        learner = training.learner()
+        done = learner.restore(progress)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
         course = Course(self.config.out / "progress" / "course", done.steps)
-        return training.run(optimizer, course, done, audience.step, progress), course
+        return training.run(learner, course, done, audience.step, progress), course
 
     def _identity(self) -> str:
         """What decides the weights, digested: data, student and recipe."""
@@ -232,35 +258,11 @@ class Distillation:
         started_from = config.teacher if config.student is None else config.student
         recipe = config.model_dump(
             mode="json",
-            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline"},
+            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline", "scale"},
         )
         return Lineage(
             snapshot=self.snapshot,
             teacher_revision=self.dataset.model_revision,
             parent_revision=model_revision(started_from),
             recipe=recipe,
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("[trainer] device is 'cuda', but torch finds none; use 'cpu'")
-    return torch.device(name)
-
-
-def _check_fits(dataset: Dataset, student: PreTrainedModel) -> None:
-    """Refuse rows that the student has no position or no embedding for."""
-    context, longest = student.config.max_position_embeddings, int(dataset.lengths.max())
-    if longest > context:
-        raise DatasetError(
-            f"the longest example has {longest} tokens, the student takes {context}: leave long "
-            "ones out with `where`, such as "
-            f'where = "len(prompt_ids) + len(completion_ids) <= {context}"'
-        )
-    columns = (dataset.prompt_ids, dataset.completion_ids, dataset.topk_ids)
-    largest = max(int(column.values.max()) for column in columns)
-    if largest >= student.config.vocab_size:
-        raise DatasetError(
-            f"the log holds token id {largest}, the student's vocabulary ends at "
-            f"{student.config.vocab_size - 1}: choose a student with the teacher's vocabulary"
         )

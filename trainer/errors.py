@@ -6,6 +6,7 @@ TrainerError
     ManifestError    a folder's retort.json, or a file that it vouches for
     DivergedError    a loss that is no number any more
     TooLargeError    a step that does not fit into memory
+    ScaleError       one of several processes
 """
 
 
@@ -31,3 +32,7 @@ class DivergedError(TrainerError):
 
 class TooLargeError(TrainerError):
     """Raised when a step takes more memory than there is; what was saved before is left."""
+
+
+class ScaleError(TrainerError):
+    """Raised when processes of a run ended again and again; what was saved before is left."""

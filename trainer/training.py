@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
-from torch.optim import AdamW
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
@@ -15,8 +14,11 @@ from trainer.course import Course, Point
 from trainer.dataset import Dataset, Ints
 from trainer.errors import DivergedError, TooLargeError
 from trainer.evaluation import Quality, evaluate
-from trainer.loop import Recipe, Step, make_optimizer, train
+from trainer.learner import Learner
+from trainer.loop import Recipe, Step, train
 from trainer.progress import Done, Progress
+from trainer.scale import ALONE, Group
+from trainer.shards import make_learner
 
 OnStep = Callable[[Step], None]
 
@@ -49,6 +51,7 @@ class Training:
         rows: To learn from.
         looked_at: Held-out rows that weights are chosen by.
         eval_every: Steps between two looks at them.
+        group: Of the processes that train it together.
     """
 
     student: PreTrainedModel
@@ -57,6 +60,11 @@ class Training:
     looked_at: Ints
     recipe: Recipe
     eval_every: int
+    group: Group = ALONE
+
+    def learner(self) -> Learner:
+        """What trains the student; every process of the group has to call this."""
+        return make_learner(self.student, self.group)
 
     def look(self) -> Quality:
         """Measure the student as it is now."""
@@ -64,12 +72,12 @@ class Training:
         return evaluate(self.student, self.dataset, self.looked_at, tokens)
 
     def run(
-        self, optimizer: AdamW, course: Course, done: Done, on_step: OnStep, progress: Progress
+        self, learner: Learner, course: Course, done: Done, on_step: OnStep, progress: Progress
     ) -> Done:
-        """Train from some step on to the last.
+        """Train from some step on to the last; in a group this is the first process's part.
 
         Args:
-            optimizer: Of the student, as it was after that step.
+            learner: Of the student, as it was after that step.
             course: Told of every look.
             done: How far the run has come.
             on_step: Called after every step.
@@ -79,26 +87,46 @@ class Training:
             DivergedError: If the loss is no number any more; what was saved before is left.
         """
         saved_at = time.monotonic()
-        steps = train(*(self.student, optimizer, self.dataset, self.rows, self.recipe), done.steps)
+        steps = train(learner, self.dataset, self.rows, self.recipe, done.steps)
         with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
             began = time.perf_counter()
             for step in steps:
                 seconds = done.seconds + time.perf_counter() - began
                 done = Done(step.number, done.tokens + step.tokens, seconds)
                 on_step(step)
-                is_last = step.number == self.recipe.steps
-                if step.number % SCALARS_EVERY == 0 or is_last:
+                if self._is_due(step, SCALARS_EVERY):
                     self._check(step)
                     draw(board, step, done)
-                if step.number % self.eval_every == 0 or is_last:
+                if self._is_due(step, self.eval_every):
                     self._check(step)
+                    learner.gather()
                     self._add(course, board, step, done)
-                if time.monotonic() - saved_at >= SAVE_SECONDS or is_last:
+                is_late = self.group.same(time.monotonic() - saved_at >= SAVE_SECONDS)
+                if is_late or self._is_due(step):
                     board.flush()
-                    progress.save(self.student, optimizer, done)
+                    learner.save(progress, done)
                     saved_at = time.monotonic()
                 began = time.perf_counter()
         return done
+
+    def follow(self, learner: Learner, done: Done) -> None:
+        """Take another process's part in what the first one runs, and write nothing.
+
+        Raises:
+            DivergedError: As the first one does.
+        """
+        for step in train(learner, self.dataset, self.rows, self.recipe, done.steps):
+            if self._is_due(step, SCALARS_EVERY) or self._is_due(step, self.eval_every):
+                self._check(step)
+            if self._is_due(step, self.eval_every):
+                learner.gather()
+            if self.group.same(value=False) or self._is_due(step):
+                learner.save(None, done)
+
+    def _is_due(self, step: Step, every: int | None = None) -> bool:
+        """Whether a step is one of those, or the last."""
+        is_one = every is not None and step.number % every == 0
+        return is_one or step.number == self.recipe.steps
 
     def _check(self, step: Step) -> None:
         """Look at the loss, which waits for the device."""
@@ -154,8 +182,7 @@ class Timed(NamedTuple):
 def time_steps(training: Training) -> Timed:
     """Time a few real steps; the student is changed by them."""
     recipe = replace(training.recipe, steps=WARM_STEPS + TIMED_STEPS)
-    student = training.student
-    steps = train(student, make_optimizer(student), training.dataset, training.rows, recipe)
+    steps = train(training.learner(), training.dataset, training.rows, recipe)
     for _ in range(WARM_STEPS):
         next(steps)
     began = time.perf_counter()
