@@ -10,7 +10,6 @@ from trainer.adapters import merged
 from trainer.course import Course, Point
 from trainer.dataset import Ints
 from trainer.evaluation import Quality
-from trainer.loop import make_optimizer
 from trainer.losses import behaviour_cloning
 from trainer.precision import round_weights
 from trainer.progress import Done, Progress
@@ -55,22 +54,32 @@ def clone_behaviour(
         scratch: A folder for what is needed meanwhile.
         audience: Told of every step.
     """
-    student = training.student
-    cloning = replace(training, recipe=replace(training.recipe, loss=behaviour_cloning))
-    give(student, start)
-    tried = time_steps(cloning)
-    give(student, start)
-    steps = max(1, round(seconds / tried.seconds * tried.steps))
-    audience.expect(steps)
-    cloning = replace(
-        cloning,
-        recipe=replace(cloning.recipe, steps=steps),
-        eval_every=max(1, training.eval_every * steps // training.recipe.steps),
-    )
+    student, cloning = training.student, _cloning(training, start, seconds)
+    audience.expect(cloning.recipe.steps)
     progress, course = Progress(scratch, "baseline"), Course(scratch / "course")
-    done = cloning.run(make_optimizer(student), course, Done(), audience.step, progress)
+    done = cloning.run(cloning.learner(), course, Done(), audience.step, progress)
     best = course.take_best(student)
     finished = merged(student)
     round_weights(finished)
     heldout = training.examination.of(finished, measured)
     return Baseline(done.steps, done.seconds, best.step, heldout, course.points)
+
+
+def follow_cloning(training: Training, start: Mapping[str, Tensor]) -> None:
+    """Take another process's part in it, and write nothing."""
+    cloning = _cloning(training, start, seconds=0)
+    cloning.follow(cloning.learner(), Done())
+
+
+def _cloning(training: Training, start: Mapping[str, Tensor], seconds: float) -> Training:
+    """Time a few steps and go back to the start; the first process's seconds count."""
+    cloning = replace(training, recipe=replace(training.recipe, loss=behaviour_cloning))
+    give(training.student, start)
+    tried = time_steps(cloning)
+    give(training.student, start)
+    steps = training.group.same(max(1, round(seconds / tried.seconds * tried.steps)))
+    return replace(
+        cloning,
+        recipe=replace(cloning.recipe, steps=steps),
+        eval_every=max(1, training.eval_every * steps // training.recipe.steps),
+    )

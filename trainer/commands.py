@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from trainer.config import TrainerConfig
-from trainer.dataset import COLUMNS
-from trainer.distillation import Distillation
-from trainer.options import ConfigOption, JsonOption, given_config, open_log
+from trainer.launch import launched
+from trainer.options import ConfigOption, JsonOption, given_config
+from trainer.part import prepare
 from trainer.pilot import run_pilot
 from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
@@ -33,9 +32,9 @@ def distill(
     if context.invoked_subcommand is not None:
         return
     config = given_config(config_path)
-    with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
-        run = _prepare(config, screen)
-        metrics = run.run(screen)
+    metrics = launched(config)
+    if metrics is None:
+        return  # another process of the group tells
     if as_json:
         typer.echo(json.dumps(asdict(metrics)))
         return
@@ -65,7 +64,7 @@ def plan(
     config = given_config(config_path)
     started = time.perf_counter()
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
-        run = _prepare(config, screen)
+        run = prepare(config, screen.say)
         prepared_seconds = time.perf_counter() - started
         tried = run_pilot(run, screen) if pilot else None
         screen.say("timing a few steps")
@@ -79,15 +78,3 @@ def plan(
             typer.echo(f"{name:20} {figure}")
     if tried is not None:
         show_pilot(tried, config.metric)
-
-
-def _prepare(config: TrainerConfig, screen: Screen) -> Distillation:
-    """Read the log's snapshot and make the student to start from."""
-    screen.say("reading the log")
-    log = open_log(config)
-    if config.flagged == "leave_out":
-        snapshot, columns = log.snapshot(config.where), COLUMNS
-    else:
-        snapshot, columns = log.snapshot(config.where, "answers"), (*COLUMNS, "flags")
-    table = log.read(snapshot, columns)
-    return Distillation.prepare(config, table, snapshot.model_dump(mode="json"), screen.say)

@@ -41,6 +41,25 @@ class CutConfig(BaseModel):
     heads: PositiveInt | None = None
 
 
+class ScaleConfig(BaseModel):
+    """Over how many processes a run is spread; what it learns does not depend on that.
+
+    Attributes:
+        processes: That ``retort distill`` starts. One that ``torchrun`` starts joins the group
+            that torchrun made, of whatever size.
+        launcher: What starts them and starts them again: torchrun on this machine, or Ray on a
+            cluster.
+        shard: ``none``: each holds the whole student; ``full``: weights under training, gradients
+            and optimizer state are divided among them (FSDP2).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    processes: PositiveInt = 1
+    launcher: Literal["torchrun", "ray"] = "torchrun"
+    shard: Literal["none", "full"] = "none"
+
+
 class TrainerConfig(BaseModel):
     """One distillation.
 
@@ -49,6 +68,7 @@ class TrainerConfig(BaseModel):
         where: SQL filter over the log's ``examples`` view.
         teacher: Hugging Face folder of the model whose distribution was logged.
         student: Hugging Face folder to start from; without it the teacher is cut down.
+        from_scratch: Take only that folder's ``config.json``, and random weights.
         lora_rank: Learn corrections of this rank of that student's linear layers, not its weights.
         out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
         flagged: What rows are for whose distribution a grammar or a penalty has changed:
@@ -66,8 +86,9 @@ class TrainerConfig(BaseModel):
         eval_every: Steps between two looks at the former; default: a tenth of all.
         eval_rows: Most of them that are looked at.
         baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
-        threads: CPU threads of the training process.
+        threads: CPU threads of each training process.
         device: Where the models run.
+        scale: Over how many processes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +97,7 @@ class TrainerConfig(BaseModel):
     where: str = "true"
     teacher: Path
     student: Path | None = None
+    from_scratch: bool = False
     lora_rank: PositiveInt | None = None
     cut: CutConfig = CutConfig()
     out: Path
@@ -95,11 +117,16 @@ class TrainerConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"
+    scale: ScaleConfig = ScaleConfig()
 
     @model_validator(mode="after")
-    def _lora(self) -> "TrainerConfig":
+    def _start(self) -> "TrainerConfig":
         if self.lora_rank is not None and self.student is None:
             raise ValueError("lora_rank needs a student to correct: name its folder with student")
+        if self.from_scratch and self.student is None:
+            raise ValueError("from_scratch needs a config.json: name its folder with student")
+        if self.from_scratch and self.lora_rank is not None:
+            raise ValueError("lora_rank corrects weights that are good: leave out from_scratch")
         return self
 
 

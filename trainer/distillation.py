@@ -4,88 +4,42 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import JsonValue
 from transformers import PreTrainedModel
 
 from capture.revision import model_revision
 from trainer.adapters import add_adapters, merged
-from trainer.baseline import Baseline, clone_behaviour
+from trainer.baseline import clone_behaviour, follow_cloning
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
-from trainer.course import Course, Point, by_metric, divide
-from trainer.dataset import Dataset, Ints, answered, from_table, split
-from trainer.duplicates import distinct
-from trainer.entries import fit_vocabulary, words_only
-from trainer.errors import DatasetError
+from trainer.course import Course, by_metric, divide
+from trainer.dataset import Ints
 from trainer.evaluation import Quality
 from trainer.examination import Examination
 from trainer.guard import EntropyGuard
-from trainer.loop import Recipe, make_optimizer
+from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage
-from trainer.metrics import EXACT_MATCH, open_metric
+from trainer.material import Material
 from trainer.precision import open_device, round_weights
 from trainer.progress import Done, Progress
-from trainer.reduction import Reduction
 from trainer.report import write_report
+from trainer.results import METRICS_VERSION, Metrics, Snapshot
 from trainer.rollouts import Rollouts, read_rollouts
-from trainer.student import count_parameters, open_student, open_teacher, weights_of
-from trainer.task import Task
+from trainer.scale import ALONE, Group, handed_on
+from trainer.start import make_student
+from trainer.student import count_parameters, weights_of
+from trainer.task import open_task
 from trainer.training import Audience, Training
 
-Snapshot = dict[str, JsonValue]
 Report = Callable[[str], None]
 
-METRICS_VERSION = 1
 LOOKS = 10  # at held-out rows, unless told otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """The content of ``metrics.json``.
-
-    Attributes:
-        metric: What ``metric`` of every measurement is.
-        rows: Examples trained on; those held out are counted in ``heldout``.
-        duplicates_dropped: Examples that were not, because they, or nearly they, were there.
-        flagged_rows: Examples, held-out ones too, of which the tokens alone count.
-        tokens: Run in training, padding included.
-        seconds: Of training alone.
-        heldout: Of the weights as they are saved, in bfloat16.
-        best_step: After which they were taken; 0 if they are those it began with.
-        points: Looks at held-out rows along the way.
-        baseline: Behaviour cloning for as long; None if it was not wanted, or if the answers are
-            the student's own.
-        rollouts: Whose answers the log holds, if they are a student's; ``exact_match`` compares
-            with those then, and says nothing of right answers.
-        stopped: Why the run ended before its last step; None if it did not.
-    """
-
-    loss: str
-    metric: str
-    steps: int
-    rows: int
-    duplicates_dropped: int
-    flagged_rows: int
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    student_parameters: int
-    teacher_parameters: int
-    heldout_before_training: Quality
-    heldout: Quality
-    best_step: int
-    points: list[Point]
-    baseline: Baseline | None
-    rollouts: dict[str, JsonValue] | None
-    stopped: str | None
-    snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,40 +48,40 @@ class Distillation:
 
     Attributes:
         snapshot: Identity of the rows.
-        train_rows: Examples to learn from.
-        heldout_rows: Examples to measure on, of other prompts.
-        examination: What they are measured with.
+        material: To learn from and to measure on.
+        examination: What held-out rows are measured with.
         student: Float32, on the run's device.
-        num_dropped: Duplicates that are not trained on.
-        num_flagged: Rows, held-out ones among them, whose tokens alone count.
         teacher_parameters: For comparison.
         rollouts: Whose answers the rows are, if they are a student's.
+        group: Of the processes that train the student together.
     """
 
     config: TrainerConfig
     snapshot: Snapshot
-    dataset: Dataset
-    train_rows: Ints
-    heldout_rows: Ints
+    material: Material
     examination: Examination
     student: PreTrainedModel
-    num_dropped: int
-    num_flagged: int
     teacher_parameters: int
-    rollouts: Rollouts | None
+    rollouts: Rollouts | None = None
+    group: Group = ALONE
 
     @classmethod
     def prepare(
-        cls, config: TrainerConfig, table: pa.Table, snapshot: Snapshot, report: Report
+        cls,
+        config: TrainerConfig,
+        table: pa.Table,
+        snapshot: Snapshot,
+        report: Report,
+        group: Group = ALONE,
     ) -> Self:
         """Check the rows against the teacher and make the student to start from.
 
         Args:
             config: Of the run.
-            table: Rows of the log's ``examples`` or ``answers`` view, with
-                ``trainer.dataset.COLUMNS`` and, of the latter, ``flags``.
+            table: Rows as ``Material.read`` takes them.
             snapshot: What names those rows again.
             report: Called with a few words before each slow part.
+            group: Whose first process makes the student, for all.
 
         Raises:
             TrainerError: If the rows or the models cannot be used.
@@ -138,33 +92,16 @@ class Distillation:
             rollouts.check(config)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device = open_device(config.device)
-        examined = None if config.metric == EXACT_MATCH else open_metric(config.metric)
-        report("reading the teacher")
-        teacher = open_teacher(config.teacher, device)
-        dataset, num_flagged = _read(table, config.teacher)
-        if config.loss == "forward_kl_draws" and not len(dataset.tail_draws.values):
-            raise DatasetError(
-                "the log holds no ids drawn from the tail: capture with [capture] tail_draws = 4, "
-                'or train with loss = "forward_kl"'
-            )
-        every_row, heldout_rows = split(dataset, config.heldout_fraction)
-        report("looking for duplicates")
-        train_rows = distinct(dataset, every_row, heldout_rows, config.duplicates)
-        num_dropped = len(every_row) - len(train_rows)
-        if config.student is not None:
-            student = open_student(config.student, config.teacher, device)
-            if config.lora_rank is not None:
-                add_adapters(student, config.lora_rank, config.seed)
-        else:
-            reduction = Reduction(teacher, dataset, train_rows, config.seed, report)
-            student = reduction.run(config.cut)
-        dataset = _fitted(dataset, student)
-        task = None if examined is None else Task.of(examined, config.teacher)
-        examination = Examination(dataset, 4 * config.batch_tokens, task, config.eval_rows)
-        rows = (train_rows, heldout_rows)
-        rest = (num_dropped, num_flagged, count_parameters(teacher), rollouts)
-        return cls(config, snapshot, dataset, *rows, examination, student, *rest)
+        device, task = open_device(config.device), open_task(config.metric, config.teacher)
+        material = Material.read(config, table, report)
+        make = partial(make_student, config, material, report)
+        student, teacher_parameters = handed_on(group, make, device)
+        if config.lora_rank is not None:
+            add_adapters(student, config.lora_rank, config.seed)
+        material = material.fitted(student)
+        examination = Examination(material.dataset, 4 * config.batch_tokens, task, config.eval_rows)
+        made = (student, teacher_parameters)
+        return cls(config, snapshot, material, examination, *made, rollouts, group)
 
     @property
     def has_baseline(self) -> bool:
@@ -188,23 +125,21 @@ class Distillation:
     def run(self, audience: Audience) -> Metrics:
         """Train, measure, write the checkpoint, curves, ``metrics.json`` and ``report.html``.
 
-        Each appears whole or not at all; what an earlier run left is replaced at the end. One
+        In a group this is the first process's part; the others ``follow``.
+
+        Each file appears whole or not at all; what an earlier run left is replaced at the end. One
         that was interrupted goes on from what ``progress/`` holds, to the same weights.
 
         Raises:
             DivergedError: If the loss is no number any more.
         """
         config, out = self.config, self.config.out
-        looked_at, measured = divide(self.dataset, self.heldout_rows, config.eval_rows)
-        every = config.eval_every or max(1, config.steps // LOOKS)
-        training = Training(
-            *(self.student, self.dataset, self.train_rows, looked_at),
-            *(self.examination, self.recipe, every),
-        )
+        training, measured = self._training()
         audience.say("measuring the student before training")
         before, start = self.examination.of(self.student, measured), weights_of(self.student)
-        seen = self.examination.of(self.student, looked_at)
-        guard = EntropyGuard.of(seen) if self.rollouts else None
+        guard = None
+        if self.rollouts is not None:
+            guard = EntropyGuard.of(self.examination.of(self.student, training.looked_at))
         progress = Progress(out / "progress", self._identity())
         done, course = self._train(replace(training, guard=guard), progress, audience)
         best_step, stopped = course.take_best(self.student).step, None
@@ -214,13 +149,8 @@ class Distillation:
         finished = merged(self.student)
         round_weights(finished)  # as they will be saved
         after = self.examination.of(finished, measured)
-        save_checkpoint(
-            finished,
-            config.teacher,
-            out / "checkpoint",
-            lineage=self._lineage(),
-            quality=self._told(after),
-        )
+        lineage, told = self._lineage(), self._told(after)
+        save_checkpoint(finished, config.teacher, out / "checkpoint", lineage=lineage, quality=told)
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
         baseline = None
@@ -230,11 +160,11 @@ class Distillation:
             baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
         metrics = Metrics(
             loss=config.loss,
-            metric=Path(config.metric).name,
+            metric=_name(config.metric),
             steps=config.steps,
-            rows=len(self.train_rows),
-            duplicates_dropped=self.num_dropped,
-            flagged_rows=self.num_flagged,
+            rows=len(self.material.train_rows),
+            duplicates_dropped=self.material.num_dropped,
+            flagged_rows=self.material.num_flagged,
             tokens=done.tokens,
             seconds=done.seconds,
             tokens_per_second=done.tokens / done.seconds,
@@ -254,22 +184,47 @@ class Distillation:
         progress.remove()
         return metrics
 
+    def follow(self) -> None:
+        """Take another process's part in what the first one runs, and write nothing.
+
+        Raises:
+            DivergedError: As the first one does.
+        """
+        training, _ = self._training()
+        start, learner = weights_of(self.student), training.learner()
+        training.follow(learner, learner.restore(None))
+        if self.has_baseline:
+            follow_cloning(training, start)
+
+    def _training(self) -> tuple[Training, Ints]:
+        """What to train on what, and the held-out rows to measure on."""
+        config, material = self.config, self.material
+        looked_at, measured = divide(material.dataset, material.heldout_rows, config.eval_rows)
+        every = config.eval_every or max(1, config.steps // LOOKS)
+        training = Training(
+            *(self.student, material.dataset, material.train_rows, looked_at),
+            *(self.examination, self.recipe, every),
+            group=self.group,
+        )
+        return training, measured
+
     def _train(
         self, training: Training, progress: Progress, audience: Audience
     ) -> tuple[Done, Course]:
-        optimizer = make_optimizer(self.student)
-        done = progress.restore(self.student, optimizer)
+        learner = training.learner()
+        done = learner.restore(progress)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
         rank = training.guard.rank if training.guard else by_metric
         course = Course(self.config.out / "progress" / "course", done.steps, rank)
-        return training.run(optimizer, course, done, audience.step, progress), course
+        return training.run(learner, course, done, audience.step, progress), course
 
     def _told(self, quality: Quality) -> dict[str, float]:
         """What the checkpoint says of itself; not how it compares with its own earlier answers."""
         told = {name: float(value) for name, value in asdict(quality).items()}
         if self.rollouts is not None:
-            del told["exact_match"]
+            for name in ("exact_match", "metric", "metric_rows"):
+                del told[name]
         return told
 
     def _identity(self) -> str:
@@ -283,35 +238,19 @@ class Distillation:
         started_from = config.teacher if config.student is None else config.student
         recipe = config.model_dump(
             mode="json",
-            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline"},
+            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline", "scale"},
         )
-        recipe["metric"] = Path(config.metric).name  # of a user's file, not where it lies
+        recipe["metric"] = _name(config.metric)
         if self.rollouts is not None:
             recipe["rollouts"] = self.rollouts.model_dump(mode="json")
         return Lineage(
             snapshot=self.snapshot,
-            teacher_revision=self.dataset.model_revision,
+            teacher_revision=self.material.dataset.model_revision,
             parent_revision=model_revision(started_from),
             recipe=recipe,
         )
 
 
-def _read(table: pa.Table, teacher: Path) -> tuple[Dataset, int]:
-    """Rows to learn from, and how many of them are flagged: of those the tokens alone count."""
-    dataset = from_table(table, teacher)
-    if "flags" not in table.column_names:
-        return dataset, 0
-    is_flagged = np.asarray(answered(table)["flags"]) != 0
-    return words_only(dataset, is_flagged), int(is_flagged.sum())
-
-
-def _fitted(dataset: Dataset, student: PreTrainedModel) -> Dataset:
-    """The rows in the student's vocabulary; refused if it has no position for one."""
-    context, longest = student.config.max_position_embeddings, int(dataset.lengths.max())
-    if longest > context:
-        raise DatasetError(
-            f"the longest example has {longest} tokens, the student takes {context}: leave long "
-            "ones out with `where`, such as "
-            f'where = "len(prompt_ids) + len(completion_ids) <= {context}"'
-        )
-    return fit_vocabulary(dataset, student.config.vocab_size)
+def _name(metric: str) -> str:
+    """Of a metric; of a user's file, not where it lies."""
+    return Path(metric).name

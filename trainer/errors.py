@@ -9,6 +9,7 @@ TrainerError
     TooShortError    a run that a pilot would cost as much as
     TooLargeError    a step that does not fit into memory
     EndpointError    a server that answers or scores
+    ScaleError       one of several processes
 """
 
 
@@ -46,3 +47,7 @@ class TooLargeError(TrainerError):
 
 class EndpointError(TrainerError):
     """Raised when a server does not answer, or not what was asked for; what came before is kept."""
+
+
+class ScaleError(TrainerError):
+    """Raised when processes of a run ended again and again; what was saved before is left."""

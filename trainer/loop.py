@@ -4,22 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import torch
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
-from trainer.fused import fused_loss
+from trainer.learner import Learner
 from trainer.losses import Loss
-from trainer.packing import collate, endless_batches
-from trainer.precision import fast_products
+from trainer.packing import endless_batches
 from trainer.schedule import learning_rate_factor
-from trainer.student import completion_hidden
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01  # of matrices; norm gains are left alone
-MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class Step:
     Attributes:
         number: Counts from 1.
         loss: Mean nats per completion token, a detached scalar still on the device.
-        tokens: Tokens run, padding included.
+        tokens: Of the batch, padding included.
     """
 
     number: int
@@ -67,20 +63,15 @@ def make_optimizer(student: PreTrainedModel) -> AdamW:
 
 
 def train(
-    student: PreTrainedModel,
-    optimizer: AdamW,
-    dataset: Dataset,
-    rows: Ints,
-    recipe: Recipe,
-    steps_done: int = 0,
+    learner: Learner, dataset: Dataset, rows: Ints, recipe: Recipe, steps_done: int = 0
 ) -> Iterator[Step]:
     """Train in place, yielding after every step.
 
-    All state is the student, the optimizer and the step number: batches and rates are functions
-    of the recipe and that number alone. So a run whose first steps were done elsewhere goes on
-    with the same batches.
+    All state is the learner's and the step number: batches and rates are functions of the recipe
+    and that number alone. So a run whose first steps were done elsewhere goes on with the same
+    batches, and every process of a group has the same.
     """
-    student.train()
+    learner.student.train()
     batches = endless_batches(dataset.lengths[rows], recipe.batch_tokens, recipe.seed)
     numbered = zip(range(1, recipe.steps + 1), batches, strict=False)
     for number, positions in islice(numbered, steps_done, None):
@@ -89,16 +80,9 @@ def train(
             steps=recipe.steps,
             warmup=recipe.warmup,
         )
-        for group in optimizer.param_groups:
+        for group in learner.optimizer.param_groups:
             group["lr"] = rate
-        batch = collate(dataset, rows[positions], student.device)
-        with fast_products(student.device):
-            hidden_ND = completion_hidden(student, batch)
-            share_N = hidden_ND.new_full((len(hidden_ND),), 1 / len(hidden_ND))
-            projection = student.lm_head.weight
-            loss = fused_loss(hidden_ND, projection, batch.targets, recipe.loss, share_N)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield Step(number, loss.detach(), rate, norm, batch.token_ids_BT.numel())
+        batch = rows[positions]
+        loss, norm = learner.step(dataset, batch, recipe.loss)
+        lengths = dataset.lengths[batch]
+        yield Step(number, loss, rate, norm, len(lengths) * int(lengths.max()))

@@ -10,6 +10,7 @@ from trainer.dataset import Dataset, Ints, lot
 from trainer.distillation import Distillation
 from trainer.errors import TooShortError
 from trainer.extrapolation import Prediction, predict
+from trainer.learner import Learner
 from trainer.loop import Recipe, make_optimizer, train
 from trainer.student import give, weights_of
 from trainer.training import Audience
@@ -66,15 +67,17 @@ def run_pilot(run: Distillation, audience: Audience) -> Pilot:
     began = time.perf_counter()
     recipe, start = run.recipe, weights_of(run.student)
     planned = levels(recipe.steps)
-    looked_at, _ = divide(run.dataset, run.heldout_rows, run.config.eval_rows)
+    dataset = run.material.dataset
+    looked_at, _ = divide(dataset, run.material.heldout_rows, run.config.eval_rows)
     audience.expect(sum(planned))
     trials, steps_before = [], 0
     for steps in planned:
         share = steps / recipe.steps
-        rows = part(run.dataset, run.train_rows, share)
+        rows = part(dataset, run.material.train_rows, share)
         give(run.student, start)
         short = shortened(recipe, steps)
-        for step in train(run.student, make_optimizer(run.student), run.dataset, rows, short):
+        learner = Learner(run.student, make_optimizer(run.student))
+        for step in train(learner, dataset, rows, short):
             audience.step(replace(step, number=steps_before + step.number))
         steps_before += steps
         quality = run.examination.of(run.student, looked_at)

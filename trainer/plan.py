@@ -70,9 +70,10 @@ def make_plan(
     price_per_hour: float | None = None,
 ) -> Plan:
     """Time a few steps; the run's student is changed by them and must not be used afterwards."""
-    config, dataset = run.config, run.dataset
+    config, material = run.config, run.material
+    dataset, rows = material.dataset, material.train_rows
     training = Training(
-        *(run.student, dataset, run.train_rows, run.heldout_rows),
+        *(run.student, dataset, rows, material.heldout_rows),
         *(run.examination, run.recipe, config.steps),
     )
     timed = time_steps(training)
@@ -84,13 +85,13 @@ def make_plan(
     on_gpu = None if gpu is None else gpu_seconds(parameters, tokens, gpu)
     hours = rounds * (seconds if on_gpu is None else on_gpu) / 3600
     return Plan(
-        rows=len(run.train_rows),
-        heldout_rows=len(run.heldout_rows),
-        duplicates_dropped=run.num_dropped,
-        completion_tokens=int(dataset.completion_ids.lengths[run.train_rows].sum()),
+        rows=len(rows),
+        heldout_rows=len(material.heldout_rows),
+        duplicates_dropped=material.num_dropped,
+        completion_tokens=int(dataset.completion_ids.lengths[rows].sum()),
         read_bytes=dataset.num_bytes,
         steps=config.steps,
-        epochs=tokens / float(dataset.lengths[run.train_rows].sum()),
+        epochs=tokens / float(dataset.lengths[rows].sum()),
         tokens=tokens,
         student_parameters=parameters,
         teacher_parameters=run.teacher_parameters,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from capture.revision import tokenizer_hash
@@ -61,6 +61,20 @@ def check_tokenizer(folder: Path, teacher: Path) -> None:
             f"{folder}: tokenizer {found}, expected the teacher's ({expected}): "
             "choose a student with the same tokenizer, or leave `student` out to cut the teacher"
         )
+
+
+def new_student(folder: Path, seed: int, device: torch.device) -> PreTrainedModel:
+    """Make a model of random weights, in float32, as a folder's ``config.json`` describes it.
+
+    Raises:
+        ModelError: If it describes none.
+    """
+    torch.manual_seed(seed)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: no model that transformers can make: {error}") from error
 
 
 def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from trainer.dataset import Dataset, Ints
-from trainer.metrics import Metric
+from trainer.metrics import EXACT_MATCH, Metric, open_metric
 
 BATCH = 32  # prompts answered at a time
 
@@ -78,6 +78,15 @@ class Task:
     def _text(self, ids: np.ndarray) -> str:
         text: str = self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
         return text
+
+
+def open_task(metric: str, teacher: Path) -> Task | None:
+    """What a student has to answer for a metric; None for the one that needs no answers.
+
+    Raises:
+        ConfigError: If there is no such metric.
+    """
+    return None if metric == EXACT_MATCH else Task.of(open_metric(metric), teacher)
 
 
 def _stops(teacher: Path) -> list[int]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
-from torch.optim import AdamW
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
@@ -16,8 +15,11 @@ from trainer.dataset import Dataset, Ints
 from trainer.errors import DivergedError, TooLargeError
 from trainer.examination import Examination
 from trainer.guard import EntropyGuard
-from trainer.loop import Recipe, Step, make_optimizer, train
+from trainer.learner import Learner
+from trainer.loop import Recipe, Step, train
 from trainer.progress import Done, Progress
+from trainer.scale import ALONE, Group
+from trainer.shards import make_learner
 
 OnStep = Callable[[Step], None]
 
@@ -52,6 +54,7 @@ class Training:
         examination: What they are measured with.
         eval_every: Steps between two looks at them.
         guard: Ends a run whose student it finds too sure.
+        group: Of the processes that train it together.
     """
 
     student: PreTrainedModel
@@ -62,14 +65,21 @@ class Training:
     recipe: Recipe
     eval_every: int
     guard: EntropyGuard | None = None
+    group: Group = ALONE
+
+    def learner(self) -> Learner:
+        """What trains the student; every process of the group has to call this."""
+        return make_learner(self.student, self.group)
 
     def run(
-        self, optimizer: AdamW, course: Course, done: Done, on_step: OnStep, progress: Progress
+        self, learner: Learner, course: Course, done: Done, on_step: OnStep, progress: Progress
     ) -> Done:
         """Train from some step on to the last, or to the look at which the guard ends the run.
 
+        In a group this is the first process's part.
+
         Args:
-            optimizer: Of the student, as it was after that step.
+            learner: Of the student, as it was after that step.
             course: Told of every look.
             done: How far the run has come.
             on_step: Called after every step.
@@ -78,29 +88,31 @@ class Training:
         Raises:
             DivergedError: If the loss is no number any more; what was saved before is left.
         """
-        if self._is_too_sure(course):
+        if self.group.same(self._is_too_sure(course)):
             return done
         saved_at = time.monotonic()
-        steps = train(*(self.student, optimizer, self.dataset, self.rows, self.recipe), done.steps)
+        steps = train(learner, self.dataset, self.rows, self.recipe, done.steps)
         with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
             began = time.perf_counter()
             for step in steps:
                 seconds = done.seconds + time.perf_counter() - began
                 done = Done(step.number, done.tokens + step.tokens, seconds)
                 on_step(step)
-                is_last = step.number == self.recipe.steps
-                if step.number % SCALARS_EVERY == 0 or is_last:
+                ends = self._is_due(step)
+                if self._is_due(step, SCALARS_EVERY):
                     self._check(step)
                     draw(board, step, done)
-                if step.number % self.eval_every == 0 or is_last:
+                if self._is_due(step, self.eval_every):
                     self._check(step)
+                    learner.gather()
                     self._add(course, board, step, done)
-                    is_last = is_last or self._is_too_sure(course)
-                if time.monotonic() - saved_at >= SAVE_SECONDS or is_last:
+                    ends = self.group.same(ends or self._is_too_sure(course))
+                is_late = self.group.same(time.monotonic() - saved_at >= SAVE_SECONDS)
+                if is_late or ends:
                     board.flush()
-                    progress.save(self.student, optimizer, done)
+                    learner.save(progress, done)
                     saved_at = time.monotonic()
-                if is_last:
+                if ends:
                     break
                 began = time.perf_counter()
         return done
@@ -110,6 +122,31 @@ class Training:
         if self.guard is None or not course.points:
             return False
         return self.guard.is_broken(course.points[-1].quality)
+
+    def follow(self, learner: Learner, done: Done) -> None:
+        """Take another process's part in what the first one runs, and write nothing.
+
+        Raises:
+            DivergedError: As the first one does.
+        """
+        if self.group.same(value=False):
+            return
+        for step in train(learner, self.dataset, self.rows, self.recipe, done.steps):
+            ends = self._is_due(step)
+            if self._is_due(step, SCALARS_EVERY) or self._is_due(step, self.eval_every):
+                self._check(step)
+            if self._is_due(step, self.eval_every):
+                learner.gather()
+                ends = self.group.same(ends)
+            if self.group.same(value=False) or ends:
+                learner.save(None, done)
+            if ends:
+                return
+
+    def _is_due(self, step: Step, every: int | None = None) -> bool:
+        """Whether a step is one of those, or the last."""
+        is_one = every is not None and step.number % every == 0
+        return is_one or step.number == self.recipe.steps
 
     def _check(self, step: Step) -> None:
         """Look at the loss, which waits for the device."""
@@ -165,8 +202,7 @@ class Timed(NamedTuple):
 def time_steps(training: Training) -> Timed:
     """Time a few real steps; the student is changed by them."""
     recipe = replace(training.recipe, steps=WARM_STEPS + TIMED_STEPS)
-    student = training.student
-    steps = train(student, make_optimizer(student), training.dataset, training.rows, recipe)
+    steps = train(training.learner(), training.dataset, training.rows, recipe)
     for _ in range(WARM_STEPS):
         next(steps)
     began = time.perf_counter()

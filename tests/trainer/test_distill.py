@@ -186,6 +186,20 @@ def test_a_student_folder_is_trained_further(home: Path, finished: Path) -> None
     assert lineage.recipe["loss"] == "behaviour_cloning"
 
 
+def test_a_student_may_begin_with_random_weights(home: Path) -> None:
+    small = make_tiny_model(home / "shape", hidden_size=32)
+    (small / "model.safetensors").unlink()
+    (small / "tokenizer.json").unlink()
+    path = write_config(home, out='"new"', student='"shape"', from_scratch="true", steps="60")
+    metrics = json.loads(distill(path).stdout)
+    model = AutoModelForCausalLM.from_pretrained(home / "new" / "checkpoint")
+
+    before, after = metrics["heldout_before_training"], metrics["heldout"]
+    assert after["kl_to_teacher_nats"] < before["kl_to_teacher_nats"]
+    assert model.config.hidden_size == 32
+    assert tokenizer_hash(home / "new" / "checkpoint") == tokenizer_hash(home / "teacher")
+
+
 def test_a_plan_writes_nothing_and_says_what_a_run_would_do(home: Path) -> None:
     result = distill(write_config(home, out='"planned"'), "plan")
     plan = json.loads(result.stdout)
@@ -223,6 +237,8 @@ def test_a_plan_for_a_gpu_has_a_price(home: Path) -> None:
         ({"learning_rat": "1"}, ConfigError, "did you mean 'learning_rate'"),
         ({"loss": '"mse"'}, ConfigError, "loss is 'mse'"),
         ({"lora_rank": "4"}, ConfigError, "lora_rank needs a student"),
+        ({"from_scratch": "true"}, ConfigError, "from_scratch needs a config.json"),
+        ({"from_scratch": "true", "student": '"stranger"'}, ModelError, "no model that trans"),
         ({"metric": '"rouge"'}, ConfigError, "metric is 'rouge': expected one of"),
     ],
 )

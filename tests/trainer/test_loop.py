@@ -9,6 +9,7 @@ from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
 from trainer.dataset import Dataset, from_table
 from trainer.evaluation import evaluate
+from trainer.learner import Learner
 from trainer.loop import Recipe, make_optimizer, train
 from trainer.losses import LOSSES
 
@@ -41,7 +42,8 @@ def recipe(loss: str, steps: int) -> Recipe:
 def test_one_batch_can_be_overfitted(loss: str, figure: str, dataset: Dataset, other: Path) -> None:
     student = AutoModelForCausalLM.from_pretrained(other)
     before = evaluate(student, dataset, ROWS, 256)
-    steps = list(train(student, make_optimizer(student), dataset, ROWS, recipe(loss, 120)))
+    learner = Learner(student, make_optimizer(student))
+    steps = list(train(learner, dataset, ROWS, recipe(loss, 120)))
     after = evaluate(student, dataset, ROWS, 256)
     assert [step.number for step in steps] == list(range(1, 121))
     assert getattr(before, figure) > 0.5
@@ -52,7 +54,8 @@ def test_the_same_seed_gives_the_same_weights(dataset: Dataset, other: Path) -> 
     weights = []
     for _ in range(2):
         student = AutoModelForCausalLM.from_pretrained(other)
-        for _ in train(student, make_optimizer(student), dataset, ROWS, recipe("forward_kl", 4)):
+        learner = Learner(student, make_optimizer(student))
+        for _ in train(learner, dataset, ROWS, recipe("forward_kl", 4)):
             pass
         weights.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
     assert torch.equal(weights[0], weights[1])

@@ -16,6 +16,7 @@ from tests.bench.distill.arms import ARMS, cut_to, some, with_everything
 from trainer.dataset import Dataset, Ints, from_table
 from trainer.evaluation import evaluate
 from trainer.fused import fused_loss
+from trainer.learner import Learner
 from trainer.loop import Recipe, make_optimizer, train
 from trainer.losses import LOSSES
 from trainer.packing import collate
@@ -104,7 +105,8 @@ def run(job: Job, place: Place, task: str) -> dict[str, Any]:
     loss = LOSSES[arm.loss]
     recipe = Recipe(loss, job.steps, BATCH_TOKENS, LEARNING_RATE, WARMUP, job.seed)
     began = time.perf_counter()
-    for _ in train(student, make_optimizer(student), dataset, np.arange(len(dataset)), recipe):
+    learner = Learner(student, make_optimizer(student))
+    for _ in train(learner, dataset, np.arange(len(dataset)), recipe):
         pass
     seconds = time.perf_counter() - began
     heldout, gold = everything(place, "heldout"), place.rows("gold")

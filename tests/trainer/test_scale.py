@@ -1,0 +1,162 @@
+"""A run in several processes is the run of one: the same losses, also after one was killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from capture.errors import ConfigError
+from tests.support.answered_rows import answer, write_log
+from tests.support.retort import RETORT
+from tests.support.scaled import course, resumed
+from tests.support.tiny_model import make_tiny_model
+from trainer.config import TrainerConfig, load
+from trainer.launch import launched
+from trainer.packing import endless_batches
+from trainer.part import find, prepare
+from trainer.scale import ALONE, divide
+
+SETTINGS = """\
+[trainer]
+log = "log"
+teacher = "teacher"
+student = "student"
+out = "{out}"
+steps = 24
+batch_tokens = 32
+warmup = 4
+learning_rate = 1e-3
+heldout_fraction = 0.3
+"""
+SCALE = """
+[trainer.scale]
+processes = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("scale")
+    write_log(answer(make_tiny_model(home / "teacher"), 30), home / "log", home / "spool")
+    make_tiny_model(home / "student", seed=1)
+    return home
+
+
+def config(home: Path, out: str, more: str = "") -> Path:
+    path = home / f"{out}.toml"
+    (home / out).mkdir(exist_ok=True)
+    path.write_text(SETTINGS.format(out=out) + more)
+    return path
+
+
+def in_processes(worker: str, path: Path) -> Any:
+    """Let processes do something from ``tests.support.scaled``; what the first one returns."""
+    command = [sys.executable, "-m", "tests.support.scaled", worker, str(path)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path) -> tuple[TrainerConfig, Any]:
+    """A run in this process, whose first half is saved."""
+    settings = load(config(home, "both"))
+    return settings, course(settings, ALONE, find(settings), settings.out / "alone")
+
+
+@pytest.fixture(scope="module")
+def beside(home: Path, alone: tuple[TrainerConfig, Any]) -> dict[str, Any]:
+    """The same in two processes; they find what this one has saved."""
+    assert alone
+    found: dict[str, Any] = in_processes("both", config(home, "both", SCALE))
+    return found
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["copies", "shares"])
+def test_two_processes_have_the_losses_and_gradients_of_one(
+    kind: str, alone: tuple[TrainerConfig, Any], beside: dict[str, Any]
+) -> None:
+    assert beside["processes"] == 2
+    assert len(alone[1]) == 24
+    np.testing.assert_allclose(beside[kind], alone[1], rtol=0, atol=1e-5)
+
+
+def test_some_batch_leaves_a_process_without_a_row(alone: tuple[TrainerConfig, Any]) -> None:
+    settings, _ = alone
+    run = prepare(settings, print)
+    lengths = run.material.dataset.lengths[run.material.train_rows]
+    batches = endless_batches(lengths, settings.batch_tokens, 0)
+    assert {len(next(batches)) for _ in range(settings.steps)} >= {1, 2}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["copies", "shares"])
+def test_two_processes_go_on_with_what_one_began_and_one_with_theirs(
+    kind: str, alone: tuple[TrainerConfig, Any], beside: dict[str, Any]
+) -> None:
+    settings, expected = alone
+    by_one = resumed(settings, ALONE, find(settings), settings.out / kind)
+
+    np.testing.assert_allclose(beside[f"{kind} after one"], expected[12:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(by_one, expected[12:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.timeout(180)
+def test_one_command_trains_in_two_processes_and_one_that_is_killed_changes_nothing(
+    home: Path,
+) -> None:
+    more = SCALE + 'shard = "full"\n'
+    whole = config(home, "whole", "baseline = false\n" + more)
+    told = subprocess.run(
+        [*RETORT, "distill", "-c", str(whole), "--json"], check=True, stdout=subprocess.PIPE
+    )
+    metrics = in_processes("killed", config(home, "killed", "baseline = false\n" + more))
+
+    assert (home / "killed" / "starts").read_text().split() == ["0", "11"]
+    left = sorted(item.name for item in (home / "whole").iterdir())
+    assert left == ["checkpoint", "metrics.json", "report.html", "tensorboard"]
+    assert [point["loss"] for point in json.loads(told.stdout)["points"]] == [
+        point["loss"] for point in metrics["points"]
+    ]
+    expected, found = (
+        load_file(home / out / "checkpoint" / "model.safetensors") for out in ("whole", "killed")
+    )
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
+    path = config(home, "diverging", 'loss = "behaviour_cloning"\n' + SCALE)
+    path.write_text(path.read_text().replace("1e-3", "1e30"))
+    command = [*RETORT, "distill", "-c", str(path)]
+    told = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert told.returncode == 1
+    assert told.stderr.count("lower learning_rate") == 1
+
+
+def test_ray_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    path = config(home, "rayless", SCALE + 'launcher = "ray"\n')
+    with pytest.raises(ConfigError, match="Ray is not installed: pip install"):
+        launched(load(path))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40).map(np.array),
+    size=st.integers(1, 9),
+)
+def test_a_batch_is_divided_evenly(lengths: Any, size: int) -> None:
+    parts = divide(lengths, size)
+    tokens = [lengths[part].sum() for part in parts]
+
+    assert sorted(np.concatenate(parts)) == list(range(len(lengths)))
+    assert all(list(part) == sorted(part) for part in parts)
+    assert max(tokens) - min(tokens) <= max(lengths)

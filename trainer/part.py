@@ -1,0 +1,91 @@
+"""One process's part in a run: alone, or as one of a group that a launcher has prepared."""
+
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+from capture.errors import CaptureError
+from capture.log import Log, Snapshot, View
+from trainer.config import TrainerConfig
+from trainer.dataset import COLUMNS
+from trainer.distillation import Distillation
+from trainer.errors import TooLargeError, TrainerError
+from trainer.options import open_log
+from trainer.results import Metrics
+from trainer.scale import ALONE, Group, joined
+from trainer.screen import Screen
+from trainer.training import memory_errors
+
+
+def find(config: TrainerConfig) -> Snapshot:
+    """Look for everything that a run reads, and name the rows that are there now.
+
+    Raises:
+        ConfigError: If a folder is not there.
+        CaptureError: If the log cannot be read.
+    """
+    view: View = "examples" if config.flagged == "leave_out" else "answers"
+    return open_log(config).snapshot(config.where, view)
+
+
+def prepare(
+    config: TrainerConfig,
+    say: Callable[[str], None],
+    group: Group = ALONE,
+    snapshot: Snapshot | None = None,
+) -> Distillation:
+    """Read the log's snapshot and make the student to start from.
+
+    Args:
+        config: Of the run.
+        say: Called with a few words before each slow part.
+        group: Of the processes that train it together.
+        snapshot: Of the log; without one the first process takes it, for all.
+
+    Raises:
+        CaptureError: If the log cannot be read, or a setting is wrong.
+        TrainerError: If the rows or the models cannot be used.
+    """
+    say("reading the log")
+    seen = group.first(lambda: find(config)) if snapshot is None else snapshot
+    table = Log(config.log).read(seen, COLUMNS if seen.view == "examples" else (*COLUMNS, "flags"))
+    return Distillation.prepare(config, table, seen.model_dump(mode="json"), say, group)
+
+
+def run_alone(config: TrainerConfig) -> Metrics:
+    """Distill in this process."""
+    with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
+        return prepare(config, screen.say).run(screen)
+
+
+def take_part(config: TrainerConfig, snapshot: Snapshot | None = None) -> Metrics | None:
+    """Distill as one process of a group; it is told to the first one only."""
+    group = joined(config)
+    metrics = None
+    with memory_errors(config.batch_tokens):
+        if group.leads:
+            with Screen.opened(config.steps) as screen:
+                metrics = prepare(config, screen.say, group, snapshot).run(screen)
+        else:
+            prepare(config, _say_nothing, group, snapshot).follow()
+    group.same(None)  # none leaves before the first has finished
+    dist.destroy_process_group()
+    return metrics
+
+
+def work(config: TrainerConfig, snapshot: Snapshot) -> Metrics | Exception | None:
+    """Take part in a process that a launcher starts again when it fails.
+
+    What would fail again is returned, not raised. All processes come upon it together; only a
+    lack of memory may befall one alone, and then the others have to be ended by the launcher.
+    """
+    try:
+        return take_part(config, snapshot)
+    except TooLargeError:
+        raise
+    except (CaptureError, TrainerError) as error:
+        return error
+
+
+def _say_nothing(_words: str) -> None:
+    """The first process says it."""
