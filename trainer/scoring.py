@@ -87,6 +87,7 @@ def _laid_out(answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
 
 def _candidates(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tokens, Floats]]:
     """The likeliest tokens, some positions at a time: whole rows of scores are large."""
-    for part_CD in hidden_ND.split(max(1, CHUNK_BYTES // (4 * len(weight_VD)))):
-        found = candidates(part_CD @ weight_VD.T, LIMITS)
+    size = max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+    for start in range(0, len(hidden_ND), size):
+        found = candidates(hidden_ND[start : start + size] @ weight_VD.T, LIMITS)
         yield found.ids_RK.cpu().numpy(), found.logprobs_RK.cpu().numpy()
