@@ -131,7 +131,8 @@ def _count(log: LogFolder, snapshot: Snapshot, ids: pa.Array, made_at: datetime)
     """Rows of a snapshot that belong to some exchanges.
 
     Where its versions are gone, what is still there of the time before the model was made tells
-    whether there can be any: None, or 0. A log found elsewhere is known by its rows.
+    whether there can be any: None, or 0. So may a filter that no longer works, because it reads a
+    file that is gone: None. A log found elsewhere is known by its rows.
     """
     reader = Log(log)
     try:
@@ -140,8 +141,11 @@ def _count(log: LogFolder, snapshot: Snapshot, ids: pa.Array, made_at: datetime)
         if snapshot.log == log.resolve():
             where = f"(\n{snapshot.where}\n) and started_at <= ?"
             sql = f"select exchange_id from {snapshot.view} where {where}"  # noqa: S608  the filter's own
-            with reader.connect() as connection:
-                held = query(connection, sql, made_at)["exchange_id"]
+            try:
+                with reader.connect() as connection:
+                    held = query(connection, sql, made_at)["exchange_id"]
+            except LogError:
+                return None
             return None if _num_of(held, ids) else 0
         return 0
     return _num_of(rows["exchange_id"], ids)

@@ -108,3 +108,17 @@ def test_unreadable_manifests_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / "runs" / name / "retort.json").write_text(text, encoding="utf-8")
 
     assert find_origins(log.folder, IDS, [tmp_path / "runs"]).num_models == 0
+
+
+def test_a_filter_whose_file_is_gone_may_have_selected_the_rows(tmp_path: Path) -> None:
+    log, chosen = two_rows(tmp_path), tmp_path / "chosen.csv"
+    chosen.write_text("exchange_id\na\n")
+    where = f"exchange_id in (select exchange_id from read_csv('{chosen}'))"  # noqa: S608
+    student = write_model(tmp_path / "runs" / "student", log.snapshot(where))
+
+    (made,) = find_origins(log.folder, IDS, [tmp_path / "runs"]).models
+    chosen.unlink()
+    (unknown,) = find_origins(log.folder, IDS, [tmp_path / "runs"]).models
+
+    assert (made.path, made.num_rows) == (student, 1)
+    assert (unknown.path, unknown.num_rows) == (student, None)

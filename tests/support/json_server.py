@@ -36,6 +36,10 @@ def models(names: list[str]) -> Reply:
     return Reply({"object": "list", "data": found})
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # clients that connect at once, while this process has no turn
+
+
 @contextmanager
 def json_server(respond: Callable[[Asked], Reply]) -> Iterator[str]:
     """Serve on a free loopback port; gives its address."""
@@ -61,7 +65,7 @@ def json_server(respond: Callable[[Asked], Reply]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+    with Server(("127.0.0.1", 0), Handler) as listener:
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
         try:
