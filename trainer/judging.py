@@ -1,15 +1,14 @@
 """Whether an answer is worth learning from: asked of a model, or of a function of the user's."""
 
 import asyncio
-import importlib.util
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from openai import AsyncOpenAI
 
 from capture.errors import ConfigError
+from trainer.own_code import load_function
 from trainer.prompts import Message
 
 RUBRIC = """\
@@ -78,18 +77,9 @@ def function_judge(name: str) -> Judge:
     Raises:
         ConfigError: If there is no such function.
     """
-    file, _, function_name = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file() or path.suffix != ".py":
+    if ":" not in name:
         raise ConfigError(f"--judge is {name!r}: expected none, self, or FILE.py:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path}: Python cannot load it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(f"{path} has no function {function_name!r}")
+    function = load_function(name, "--judge")
     turn = asyncio.Lock()
 
     async def judge(messages: list[Message], answer: str) -> Verdict:

@@ -1,15 +1,14 @@
 """How good an answer is beside the teacher's: measures of text, each from 0 to 1."""
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from pydantic import JsonValue
 
 from capture.errors import ConfigError
 from trainer.errors import MetricError
+from trainer.own_code import load_function
 
 Metric = Callable[[str, str, str], float]
 """Takes the prompt as the model saw it, the student's answer and the teacher's."""
@@ -51,16 +50,13 @@ def open_metric(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]
-    file, colon, function = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         known = ", ".join([EXACT_MATCH, *METRICS])
         raise ConfigError(
             f"[trainer].metric is {name!r}: expected one of {known}, or your own function of "
             "prompt, answer and reference as 'file.py:function'"
         )
-    found = getattr(_module(Path(file)), function, None)
-    if not callable(found):
-        raise ConfigError(f"[trainer].metric: {file} has no function {function!r}")
+    found = load_function(name, "[trainer].metric")
 
     def checked(prompt: str, answer: str, reference: str) -> float:
         try:
@@ -77,20 +73,6 @@ def open_metric(name: str) -> Metric:
         return float(value)
 
     return checked
-
-
-def _module(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"retort_metric_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"[trainer].metric: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except FileNotFoundError as error:
-        raise ConfigError(f"[trainer].metric: {path} does not exist") from error
-    except Exception as error:  # it is not our code
-        raise ConfigError(f"[trainer].metric: {path} cannot be imported: {error!r}") from error
-    return module
 
 
 def _parsed(text: str) -> tuple[JsonValue] | None:

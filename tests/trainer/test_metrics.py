@@ -75,9 +75,9 @@ def test_a_users_function_is_found_and_checked(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("rouge", "expected one of exact_match, json_valid, json_f1, or your own"),
-        ("none.py:f", "does not exist"),
+        ("none.py:f", "none.py is not a Python file"),
         ("own.py:g", "no function 'g'"),
-        ("own.txt:f", "is not a Python file"),
+        ("own.txt:f", "own.txt is not a Python file"),
         ("wrong.py:f", "cannot be imported.*SyntaxError"),
     ],
 )

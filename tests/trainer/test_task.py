@@ -52,10 +52,10 @@ def test_what_comes_after_the_end_of_an_answer_is_not_looked_at(teacher: Path) -
         return 1.0
 
     task = Task.of(metric, teacher)
-    assert task.stops == [1]
+    assert task.ends == [1]
     every = list(range(model.config.vocab_size))
     Task(metric, task.tokenizer, every).measure(model, dataset, ROWS[:4])
-    assert answers == [""] * 4
+    assert all(len(said) <= 1 for said in answers)
 
 
 def test_only_so_many_rows_are_answered_but_all_are_read(teacher: Path) -> None:
