@@ -105,7 +105,7 @@ def by_ray(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metrics |
     """
     try:
         importlib.import_module("ray.train.torch")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "[trainer.scale] launcher is 'ray', but Ray is not installed: "
             "pip install 'retort-llm[ray]', or use launcher = \"torchrun\""

@@ -1,7 +1,7 @@
-"""What several training processes do in tests, for a launcher to import: a program of its own.
+"""What several training processes do in tests, for a launcher to import.
 
-``python -m tests.support.scaled WORKER run.toml`` lets the processes that ``run.toml`` wants do one
-of ``WORKERS`` and prints what the first one returns.
+``python -c "from tests.support.scaled import main; main()" WORKER run.toml`` lets the processes
+that ``run.toml`` wants do one of ``WORKERS`` and prints what the first one returns.
 """
 
 import json
@@ -78,7 +78,7 @@ def both(config: TrainerConfig, snapshot: Snapshot) -> Any:
 def killed(config: TrainerConfig, snapshot: Snapshot) -> Any:
     """A run that saves after every step, and one of whose processes is killed in the middle."""
     training_module.SAVE_SECONDS = 0
-    training_module.train = partial(dying, config.out)  # type: ignore[attr-defined]  # imported there
+    vars(training_module)["train"] = partial(dying, config.out)
     return work(config, snapshot)
 
 
@@ -100,6 +100,7 @@ def say_nothing(_words: str) -> None: ...
 
 WORKERS = {"both": both, "killed": killed}
 
-if __name__ == "__main__":
+
+def main() -> None:
     result: Any = launch(WORKERS[sys.argv[1]], load(Path(sys.argv[2])))
     sys.stdout.write(json.dumps(result, default=asdict))

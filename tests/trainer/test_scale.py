@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def config(home: Path, out: str, more: str = "") -> Path:
 
 def in_processes(worker: str, path: Path) -> Any:
     """Let processes do something from ``tests.support.scaled``; what the first one returns."""
-    command = [sys.executable, "-m", "tests.support.scaled", worker, str(path)]
+    program = "from tests.support.scaled import main; main()"
+    command = [sys.executable, "-c", program, worker, str(path)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -78,7 +80,7 @@ def beside(home: Path, alone: tuple[TrainerConfig, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["copies", "shares"])
 def test_two_processes_have_the_losses_and_gradients_of_one(
     kind: str, alone: tuple[TrainerConfig, Any], beside: dict[str, Any]
@@ -96,7 +98,7 @@ def test_some_batch_leaves_a_process_without_a_row(alone: tuple[TrainerConfig, A
     assert {len(next(batches)) for _ in range(settings.steps)} >= {1, 2}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["copies", "shares"])
 def test_two_processes_go_on_with_what_one_began_and_one_with_theirs(
     kind: str, alone: tuple[TrainerConfig, Any], beside: dict[str, Any]
@@ -108,30 +110,64 @@ def test_two_processes_go_on_with_what_one_began_and_one_with_theirs(
     np.testing.assert_allclose(by_one, expected[12:], rtol=0, atol=1e-5)
 
 
-@pytest.mark.timeout(180)
-def test_one_command_trains_in_two_processes_and_one_that_is_killed_changes_nothing(
-    home: Path,
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Path:
+    """A run in two processes, as its users start it."""
+    path = config(home, "whole", "baseline = false\n" + SCALE + 'shard = "full"\n')
+    told = subprocess.run([*RETORT, "distill", "-c", str(path)], check=True, capture_output=True)
+    assert told.stdout.count(b"report.html") == 1
+    return home / "whole"
+
+
+def losses(points: list[dict[str, Any]]) -> dict[int, float]:
+    return {point["step"]: point["loss"] for point in points}
+
+
+@pytest.mark.timeout(300)
+def test_one_command_trains_in_two_processes_and_one_of_them_writes(
+    whole: Path, alone: tuple[TrainerConfig, Any]
 ) -> None:
-    more = SCALE + 'shard = "full"\n'
-    whole = config(home, "whole", "baseline = false\n" + more)
-    told = subprocess.run(
-        [*RETORT, "distill", "-c", str(whole), "--json"], check=True, stdout=subprocess.PIPE
+    points = json.loads((whole / "metrics.json").read_text())["points"]
+    left = sorted(item.name for item in whole.iterdir())
+
+    assert left == ["checkpoint", "metrics.json", "report.html", "tensorboard"]
+    assert len(list((whole / "tensorboard").iterdir())) == 1
+    expected = {step: alone[1][step - 1][0] for step in range(2, 25, 2)}
+    assert losses(points) == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+@pytest.mark.timeout(300)
+def test_a_process_that_is_killed_changes_nothing(home: Path, whole: Path) -> None:
+    path = config(home, "killed", "baseline = false\n" + SCALE + 'shard = "full"\n')
+    metrics = in_processes("killed", path)
+    expected, found = (
+        load_file(folder / "checkpoint" / "model.safetensors")
+        for folder in (whole, home / "killed")
     )
-    metrics = in_processes("killed", config(home, "killed", "baseline = false\n" + more))
 
     assert (home / "killed" / "starts").read_text().split() == ["0", "11"]
-    left = sorted(item.name for item in (home / "whole").iterdir())
-    assert left == ["checkpoint", "metrics.json", "report.html", "tensorboard"]
-    assert [point["loss"] for point in json.loads(told.stdout)["points"]] == [
-        point["loss"] for point in metrics["points"]
-    ]
-    expected, found = (
-        load_file(home / out / "checkpoint" / "model.safetensors") for out in ("whole", "killed")
+    assert losses(metrics["points"]) == losses(
+        json.loads((whole / "metrics.json").read_text())["points"]
     )
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_a_ray_cluster_of_two_has_the_losses_of_one_process_also_after_a_kill(
+    home: Path, alone: tuple[TrainerConfig, Any]
+) -> None:
+    path = config(home, "cluster", "baseline = false\n" + SCALE + 'launcher = "ray"\n')
+    metrics = in_processes("killed", path)
+
+    assert (home / "cluster" / "starts").read_text().split() == ["0", "11"]
+    expected = {step: alone[1][step - 1][0] for step in range(2, 25, 2)}
+    assert losses(metrics["points"]) == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+@pytest.mark.timeout(300)
 def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
     path = config(home, "diverging", 'loss = "behaviour_cloning"\n' + SCALE)
     path.write_text(path.read_text().replace("1e-3", "1e30"))
@@ -143,7 +179,7 @@ def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
 
 
 def test_ray_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     path = config(home, "rayless", SCALE + 'launcher = "ray"\n')
     with pytest.raises(ConfigError, match="Ray is not installed: pip install"):
         launched(load(path))
