@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from tests.bench.distill.arms import cut_to, some
 from tests.bench.distill.jobs import BATCH_TOKENS, CPU, LEARNING_RATE, Place, by_prompt
@@ -46,7 +47,7 @@ from trainer.student import open_teacher
 TRL = "trl==1.16.0"
 OURS, PEERS = "retort", ("gkd", "distillation")
 NUM_PROMPTS = 250
-ROUNDS, STEPS, WARMING = 3, 25, 5
+ROUNDS, STEPS, WARMING = 3, 12, 2
 SEED = 0
 TIMEOUT_SECONDS = 900.0
 WORKER = Path(__file__).with_name("trl_worker.py")
@@ -85,9 +86,10 @@ def installed(folder: Path, bar: Progress) -> Path:
         bar.console.print(f"installing {TRL} into {folder}")
         wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
         backend = [] if wheels.strip() else ["--torch-backend", "cpu"]
-        uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet"]
+        uv = Path(sys.executable).with_name("uv")
+        install: list[str | Path] = ["pip", "install", "--quiet", "--python", python, *backend]
         finish([sys.executable, "-m", "venv", "--clear", folder])
-        finish([*uv, "--python", python, *backend, *wanted], UV_FIND_LINKS=wheels)
+        finish([uv, *install, *wanted], UV_FIND_LINKS=wheels)
         stamp.write_text("\n".join(wanted) + "\n", encoding="utf-8")
     return python
 
@@ -189,6 +191,7 @@ def write_task(place: Place, dataset: Dataset, home: Path) -> dict[str, Any]:
 def ours(place: Place, threads: int) -> list[float]:
     """When each step of our loop ended, on a clock of its own."""
     torch.set_num_threads(threads)
+    disable_progress_bar()  # it would tear our own
     folder, dataset = place.home / "trl" / "student", given(place)
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     recipe = Recipe(LOSSES["forward_kl"], STEPS, BATCH_TOKENS, LEARNING_RATE, 0, SEED)
