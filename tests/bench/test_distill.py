@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 from transformers import AutoModelForCausalLM
 
+from tests.bench.distill import trl
 from tests.bench.distill.__main__ import gap_closed, prompts_ratio
 from tests.bench.distill.arms import cut_to, some, with_everything
-from tests.bench.distill.jobs import by_prompt
+from tests.bench.distill.jobs import Place, by_prompt
+from tests.bench.distill.wide import widen
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
 from trainer.dataset import Dataset, from_table
@@ -97,3 +100,52 @@ def test_prompts_are_read_off_between_two_sizes() -> None:
         "ratio_is_bound": True,
     }
     assert prompts_ratio(cloned + never)["prompts_ratio_for_same_kl"] == 1.0
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_wider_model_scores_the_old_ids_as_before(teacher: Path, is_tied: bool) -> None:
+    model = AutoModelForCausalLM.from_pretrained(teacher, tie_word_embeddings=is_tied)
+    known = model.config.vocab_size
+    ids = torch.tensor([[5, known - 1, 17]])
+    before = model(ids).logits
+
+    widen(model, 4 * known)
+
+    after = model(ids).logits
+    assert after.shape[-1] == model.config.vocab_size == 4 * known
+    assert torch.allclose(after[..., :known], before, atol=1e-5)
+    assert after[..., known:].std() > 0
+    matrices = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert (matrices[0] is matrices[1]) == is_tied
+
+
+def test_only_the_tokens_after_warming_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl, "WARMING", 2)
+    lengths = np.array([1000, 10, 20, 30])
+    batches = [np.array([0]), np.array([0, 1]), np.array([1, 2]), np.array([3])]
+
+    assert trl.tokens_per_second([7.0, 9.0, 9.5, 11.0], batches, lengths) == pytest.approx(30.0)
+
+
+def test_the_ratio_is_over_the_faster_trainer() -> None:
+    rounds = {
+        "retort": [900.0, 800.0, 100.0],
+        "gkd": [80.0, 90.0, 70.0],
+        "distillation": [400.0] * 3,
+    }
+
+    found = trl.outcome(rounds, {"vocabulary": 32_768})
+
+    assert found["trl_speed_ratio"] == pytest.approx(2.0)
+    assert found["trl"]["ratio_over"] == pytest.approx({"gkd": 10.0, "distillation": 2.0})
+    assert found["trl"]["tokens_per_second"] == rounds
+
+
+def test_a_trl_that_cannot_be_installed_is_said(tmp_path: Path) -> None:
+    place, in_the_way = Place(tmp_path, tmp_path), tmp_path / "peers"
+    in_the_way.write_text("a file, not a folder")
+
+    found = trl.beside_trl(place, in_the_way, Progress(disable=True))
+
+    assert found["trl_speed_ratio"] is None
+    assert "Not a directory" in found["trl_error"]

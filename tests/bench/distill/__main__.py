@@ -2,7 +2,8 @@
 
 ``make bench-distill [DATA=folder TEACHER=folder]`` captures the teacher's answers to prompts in
 vLLM through the tap, cuts one student from it, trains that student each way, and measures all on
-held-out prompts. Writes ``bench/distill.json`` and prints the tables.
+held-out prompts, and then the loop's speed beside TRL's. Writes ``bench/distill.json`` and prints
+the tables.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from gateway.demo.prompts import Prompt, load_prompts
 from tests.bench.distill.arms import ARMS, some
 from tests.bench.distill.harvest import Kept, harvest
 from tests.bench.distill.jobs import CPU, Job, Place, by_prompt, run
+from tests.bench.distill.trl import beside_trl
 from tests.bench.models import demo_teacher
 from trainer.config import CutConfig
 from trainer.dataset import Dataset
@@ -53,6 +55,7 @@ def main() -> int:
         place = Place(options.teacher.resolve(), Path(folder))
         prepare(place, traffic, test, bar)
         rows = train_all(place, options, bar)
+        speed = beside_trl(place, options.out / "peers", bar)
     document = {
         "task": options.data.name,
         "rows": rows,
@@ -60,7 +63,7 @@ def main() -> int:
             name: gap_closed(rows, name) for name in ("bucket_k16", "draws_k16", "renorm_k12")
         },
         **prompts_ratio(rows),
-        "trl_speed_ratio": None,
+        **speed,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "distill.json"
