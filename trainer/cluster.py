@@ -11,8 +11,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from capture.log import Snapshot
 from trainer.config import TrainerConfig
-from trainer.distillation import Metrics
 from trainer.errors import ScaleError
+from trainer.results import Metrics
 from trainer.scale import PATIENCE
 
 Work = Callable[[TrainerConfig, Snapshot], Metrics | Exception | None]

@@ -74,7 +74,7 @@ def test_a_users_function_is_found_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("rouge", "expected one of exact_match, json_valid, json_f1, or your own"),
+        ("bleu", "expected one of exact_match, json_valid, json_f1, or your own"),
         ("none.py:f", "none.py is not a Python file"),
         ("own.py:g", "no function 'g'"),
         ("own.txt:f", "own.txt is not a Python file"),

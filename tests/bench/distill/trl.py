@@ -38,7 +38,8 @@ from tests.bench.distill.arms import cut_to, some
 from tests.bench.distill.jobs import BATCH_TOKENS, CPU, LEARNING_RATE, Place, by_prompt
 from tests.bench.distill.wide import VOCABULARY, widen
 from trainer.dataset import Dataset, Ints
-from trainer.loop import BETAS, MAX_GRAD_NORM, WEIGHT_DECAY, Recipe, make_optimizer, train
+from trainer.learner import MAX_GRAD_NORM, Learner
+from trainer.loop import BETAS, WEIGHT_DECAY, Recipe, make_optimizer, train
 from trainer.losses import LOSSES
 from trainer.packing import endless_batches
 from trainer.precision import has_bfloat16
@@ -195,7 +196,8 @@ def ours(place: Place, threads: int) -> list[float]:
     folder, dataset = place.home / "trl" / "student", given(place)
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     recipe = Recipe(LOSSES["forward_kl"], STEPS, BATCH_TOKENS, LEARNING_RATE, 0, SEED)
-    steps = train(student, make_optimizer(student), dataset, np.arange(len(dataset)), recipe)
+    learner = Learner(student, make_optimizer(student))
+    steps = train(learner, dataset, np.arange(len(dataset)), recipe)
     return [time.perf_counter() for _ in steps]
 
 
