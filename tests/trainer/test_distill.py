@@ -239,7 +239,7 @@ def test_a_plan_for_a_gpu_has_a_price(home: Path) -> None:
         ({"lora_rank": "4"}, ConfigError, "lora_rank needs a student"),
         ({"from_scratch": "true"}, ConfigError, "from_scratch needs a config.json"),
         ({"from_scratch": "true", "student": '"stranger"'}, ModelError, "no model that trans"),
-        ({"metric": '"bleu"'}, ConfigError, "metric is 'rouge': expected one of"),
+        ({"metric": '"bleu"'}, ConfigError, "metric is 'bleu': expected one of"),
     ],
 )
 def test_a_mistake_is_named(
