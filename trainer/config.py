@@ -75,6 +75,8 @@ class TrainerConfig(BaseModel):
             ``cross_entropy`` of their tokens, or ``leave_out``.
         loss: One of ``trainer.losses.LOSSES``.
         loss_share: How much of the loss that is; the rest is the generated token's cross-entropy.
+        sure_share: Share of the tokens that are trained on where the teacher's likeliest is above
+            0.9999; each counts for those left out.
         batch_tokens: Padded tokens per step.
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
@@ -104,6 +106,7 @@ class TrainerConfig(BaseModel):
     flagged: Literal["cross_entropy", "leave_out"] = "cross_entropy"
     loss: LossName = "forward_kl"
     loss_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    sure_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     steps: PositiveInt = 600
     batch_tokens: PositiveInt = 512
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4

@@ -120,6 +120,7 @@ class Distillation:
             config.learning_rate,
             config.warmup,
             config.seed,
+            config.sure_share,
         )
 
     def run(self, audience: Audience) -> Metrics:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
 from trainer.fused import fused_loss
+from trainer.gate import Gate
 from trainer.losses import Loss
 from trainer.packing import Batch, collate
 from trainer.precision import fast_products
@@ -25,11 +26,11 @@ class Objective(nn.Module):
         self.student = student
 
     def forward(self, batch: Batch, loss: Loss, weight: float) -> Tensor:
-        """Return the sum over the completion tokens of the loss in nats, times a weight."""
+        """Return the completion tokens' losses in nats, summed by their weights, times another."""
         with fast_products(batch.token_ids_BT.device):
             hidden_ND = completion_hidden(self.student, batch)
-            weights_N = hidden_ND.new_full((len(hidden_ND),), weight)
             projection = self.student.lm_head.weight
+            weights_N = weight * batch.weights_N
             return fused_loss(hidden_ND, projection, batch.targets, loss, weights_N)
 
 
@@ -62,7 +63,7 @@ class Learner:
         self._group = group
         self._objective = Objective(student) if engine is None else engine
 
-    def step(self, dataset: Dataset, rows: Ints, loss: Loss) -> tuple[Tensor, Tensor]:
+    def step(self, dataset: Dataset, rows: Ints, loss: Loss, gate: Gate) -> tuple[Tensor, Tensor]:
         """Take a step on a batch, of which this process runs its part.
 
         Every token weighs the same in whichever process. Each takes its part of the whole batch's
@@ -72,7 +73,8 @@ class Learner:
             The loss in nats per completion token of the whole batch, and its gradient's norm.
         """
         positions, share = self._group.part(dataset.lengths[rows])
-        batch = collate(dataset, rows[positions], self.student.device)
+        own = rows[positions]
+        batch = gate.thinned(collate(dataset, own, self.student.device), dataset, own)
         tokens = int(dataset.completion_ids.lengths[rows].sum())
         value = self._objective(batch, loss, share * self._group.size / tokens)
         torch.autograd.backward(value)

@@ -9,6 +9,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
+from trainer.gate import Gate
 from trainer.learner import Learner
 from trainer.losses import Loss
 from trainer.packing import endless_batches
@@ -25,6 +26,7 @@ class Recipe:
     Attributes:
         batch_tokens: Padded tokens per step.
         warmup: Steps of linear warm-up.
+        sure_share: Of the tokens that the teacher is sure of, how many are trained on.
     """
 
     loss: Loss
@@ -33,6 +35,7 @@ class Recipe:
     learning_rate: float
     warmup: int
     seed: int
+    sure_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ def train(
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
         batch = rows[positions]
-        loss, norm = learner.step(dataset, batch, recipe.loss)
+        gate = Gate(recipe.sure_share, (recipe.seed, number))
+        loss, norm = learner.step(dataset, batch, recipe.loss, gate)
         lengths = dataset.lengths[batch]
         yield Step(number, loss, rate, norm, len(lengths) * int(lengths.max()))

@@ -45,7 +45,7 @@ class Targets:
         """``(N,)``: where one token is all that the teacher said; it trains by cross-entropy."""
         return (self.tail_logprob_N == -torch.inf) & (self.topk_logprobs_NK[:, 0] == 0)
 
-    def part(self, rows: slice) -> "Targets":
+    def part(self, rows: slice | Tensor) -> "Targets":
         """Some of the positions."""
         return Targets(
             self.completion_ids_N[rows],

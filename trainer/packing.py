@@ -28,12 +28,14 @@ class Batch:
         is_real_BT: False on padding.
         predicts_N: Flat indices into ``B * T`` of the positions that predict a completion token.
         targets: The teacher's side, in the order of ``predicts_N``.
+        weights_N: Of each position's loss, float32.
     """
 
     token_ids_BT: Tensor
     is_real_BT: Tensor
     predicts_N: Tensor
     targets: Targets
+    weights_N: Tensor
 
 
 def epoch_batches(lengths: Ints, batch_tokens: int, seed: tuple[int, int]) -> list[Ints]:
@@ -82,6 +84,7 @@ def collate(dataset: Dataset, rows: Ints, device: torch.device) -> Batch:
         torch.from_numpy(np.arange(width) < lengths_B[:, None]).to(device),
         torch.from_numpy(np.concatenate(predicts)).to(device),
         _targets(dataset, rows, device),
+        torch.ones(int(dataset.completion_ids.lengths[rows].sum()), device=device),
     )
 
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints
+from trainer.gate import Gate
 from trainer.learner import Learner, Objective, moments
 from trainer.loop import make_optimizer
 from trainer.losses import Loss
@@ -46,9 +47,9 @@ class Shards(Learner):
         self._pairs = list(zip(student.parameters(), divided.parameters(), strict=True))
         super().__init__(student, make_optimizer(divided), group, engine)
 
-    def step(self, dataset: Dataset, rows: Ints, loss: Loss) -> tuple[Tensor, Tensor]:
+    def step(self, dataset: Dataset, rows: Ints, loss: Loss, gate: Gate) -> tuple[Tensor, Tensor]:
         """Take a step of which each process computes its part of the batch."""
-        value, norm = super().step(dataset, rows, loss)
+        value, norm = super().step(dataset, rows, loss, gate)
         return value, _whole(norm)
 
     def gather(self) -> None:
