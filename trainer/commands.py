@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from trainer.config import TrainerConfig
+from trainer.follow import follow
 from trainer.launch import launched
 from trainer.options import ConfigOption, JsonOption, given_config
 from trainer.part import prepare
 from trainer.pilot import run_pilot
 from trainer.plan import Gpu, make_plan
 from trainer.report import verdict
+from trainer.results import Metrics
 from trainer.rollout_commands import rollouts
 from trainer.screen import Screen, show_pilot
 from trainer.synthesis_commands import synthesize
@@ -26,15 +29,28 @@ distill_app.command()(synthesize)
 
 @distill_app.callback(invoke_without_command=True)
 def distill(
-    context: typer.Context, config_path: ConfigOption = None, *, as_json: JsonOption = False
+    context: typer.Context,
+    config_path: ConfigOption = None,
+    *,
+    follows: Annotated[
+        bool, typer.Option("--follow", help="Train again, from the checkpoint, as the log grows.")
+    ] = False,
+    growth: Annotated[
+        float, typer.Option(min=0, help="With --follow: by what share of its rows.")
+    ] = 0.2,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a student on the log and write its checkpoint and metrics."""
     if context.invoked_subcommand is not None:
         return
     config = given_config(config_path)
-    metrics = launched(config)
-    if metrics is None:
-        return  # another process of the group tells
+    runs = follow(config, growth) if follows else filter(None, [launched(config)])
+    for metrics in runs:  # none in a process beside the first of a group: that one tells
+        show(config, metrics, as_json=as_json)
+
+
+def show(config: TrainerConfig, metrics: Metrics, *, as_json: bool) -> None:
+    """Print what came of a run."""
     if as_json:
         typer.echo(json.dumps(asdict(metrics)))
         return

@@ -91,7 +91,7 @@ def write_log(
     }
     spool.mkdir()
     for name, batch in batches.items():
-        writer = SegmentWriter(spool, name, TABLES[name], "test")
+        writer = SegmentWriter(spool, name, TABLES[name], spool.name)
         writer.append(batch)
         writer.rotate()
     Committer(CaptureConfig(log=log, spool=spool)).commit()
