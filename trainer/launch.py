@@ -4,8 +4,10 @@ import importlib
 import multiprocessing
 import os
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable
+from multiprocessing.connection import wait
 
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -82,8 +84,8 @@ def by_torchrun(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metr
             logs_specs=DefaultLogsSpecs(log_dir=scratch),
         )
         try:
-            results: dict[int, Metrics | Exception] = elastic_launch(settings, worker)(
-                config, snapshot
+            results: dict[int, Metrics | Exception] = elastic_launch(settings, attended)(
+                worker, config, snapshot
             )
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
@@ -94,6 +96,20 @@ def by_torchrun(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metr
         except SignalException as signalled:
             raise SystemExit(128 + signalled.sigval) from signalled
     return results[0]
+
+
+def attended(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metrics | Exception | None:
+    """Work as long as the process lives that has started this one."""
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        threading.Thread(target=_end_with, args=(starter.sentinel,), daemon=True).start()
+    return worker(config, snapshot)
+
+
+def _end_with(sentinel: int) -> None:
+    """Wait for a process to end, however it does, and end this one."""
+    wait([sentinel])
+    os._exit(1)
 
 
 def by_ray(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metrics | Exception:
