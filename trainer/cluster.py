@@ -15,10 +15,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from capture.log import Snapshot
 from trainer.config import TrainerConfig
 from trainer.errors import ScaleError
+from trainer.part import Work
 from trainer.results import Metrics
 from trainer.scale import PATIENCE
-
-Work = Callable[[TrainerConfig, Snapshot], Metrics | Exception | None]
 
 
 def by_ray(

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from capture.revision import model_revision
@@ -17,7 +18,7 @@ from trainer.adapters import add_adapters, merged
 from trainer.baseline import clone_behaviour, follow_cloning
 from trainer.checkpoint import replacing, save_checkpoint, write_json
 from trainer.config import TrainerConfig
-from trainer.course import Course, by_metric, divide
+from trainer.course import Course, Point, by_metric, divide
 from trainer.dataset import Ints
 from trainer.evaluation import Quality
 from trainer.examination import Examination
@@ -40,6 +41,20 @@ from trainer.training import Audience, Training
 Report = Callable[[str], None]
 
 LOOKS = 10  # at held-out rows, unless told otherwise
+
+
+class Kept(NamedTuple):
+    """Which weights were kept, and why.
+
+    Attributes:
+        step: After which they were; 0 for those the run began with.
+        points: Looks at held-out rows.
+        stopped: Why the run ended early; None if it did not.
+    """
+
+    step: int
+    points: list[Point]
+    stopped: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +153,13 @@ class Distillation:
         training, measured = self._training()
         audience.say("measuring the student before training")
         before, start = self.examination.of(self.student, measured), weights_of(self.student)
-        guard = None
-        if self.rollouts is not None:
-            guard = EntropyGuard.of(self.examination.of(self.student, training.looked_at))
         progress = Progress(out / "progress", self._identity())
-        done, course = self._train(replace(training, guard=guard), progress, audience)
-        best_step, stopped = course.take_best(self.student).step, None
-        if guard is not None:
-            best_step, stopped = guard.settle(course, self.student, start, config.steps)
+        done, kept = self._train(training, start, progress, audience)
         audience.say("measuring on held-out rows")
         finished = merged(self.student)
         round_weights(finished)  # as they will be saved
         after = self.examination.of(finished, measured)
-        lineage, told = self._lineage(), self._told(after)
-        save_checkpoint(finished, config.teacher, out / "checkpoint", lineage=lineage, quality=told)
-        with replacing(out / "tensorboard") as scalars:
-            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
+        self._save(finished, after, progress)
         baseline = None
         if self.has_baseline:
             audience.say("behaviour cloning, to compare")
@@ -173,17 +179,25 @@ class Distillation:
             teacher_parameters=self.teacher_parameters,
             heldout_before_training=before,
             heldout=after,
-            best_step=best_step,
-            points=course.points,
+            best_step=kept.step,
+            points=kept.points,
             baseline=baseline,
             rollouts=self.rollouts.model_dump(mode="json") if self.rollouts else None,
-            stopped=stopped,
+            stopped=kept.stopped,
             snapshot=self.snapshot,
         )
         write_json(out / "metrics.json", {"format_version": METRICS_VERSION, **asdict(metrics)})
         write_report(asdict(metrics), out / "report.html")
         progress.remove()
         return metrics
+
+    def _save(self, finished: PreTrainedModel, quality: Quality, progress: Progress) -> None:
+        """Put the checkpoint and the curves in place."""
+        out, lineage, told = self.config.out, self._lineage(), self._told(quality)
+        teacher = self.config.teacher
+        save_checkpoint(finished, teacher, out / "checkpoint", lineage=lineage, quality=told)
+        with replacing(out / "tensorboard") as scalars:
+            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
 
     def follow(self) -> None:
         """Take another process's part in what the first one runs, and write nothing.
@@ -210,15 +224,24 @@ class Distillation:
         return training, measured
 
     def _train(
-        self, training: Training, progress: Progress, audience: Audience
-    ) -> tuple[Done, Course]:
+        self, training: Training, start: dict[str, Tensor], progress: Progress, audience: Audience
+    ) -> tuple[Done, Kept]:
+        """Train on from what is saved, and give the student the weights that are kept."""
+        guard = None
+        if self.rollouts is not None:
+            guard = EntropyGuard.of(self.examination.of(self.student, training.looked_at))
         learner = training.learner()
         done = learner.restore(progress)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
-        rank = training.guard.rank if training.guard else by_metric
+        rank = guard.rank if guard else by_metric
         course = Course(self.config.out / "progress" / "course", done.steps, rank)
-        return training.run(learner, course, done, audience.step, progress), course
+        guarded = replace(training, guard=guard)
+        done = guarded.run(learner, course, done, audience.step, progress)
+        step, stopped = course.take_best(self.student).step, None
+        if guard is not None:
+            step, stopped = guard.settle(course, self.student, start, self.config.steps)
+        return done, Kept(step, course.points, stopped)
 
     def _told(self, quality: Quality) -> dict[str, float]:
         """What the checkpoint says of itself; not how it compares with its own earlier answers."""

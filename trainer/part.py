@@ -16,6 +16,9 @@ from trainer.scale import ALONE, Group, joined
 from trainer.screen import Screen
 from trainer.training import memory_errors
 
+Work = Callable[[TrainerConfig, Snapshot], Metrics | Exception | None]
+"""What each process of a run does; the first one's result counts."""
+
 
 def find(config: TrainerConfig) -> Snapshot:
     """Look for everything that a run reads, and name the rows that are there now.

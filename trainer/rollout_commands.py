@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from capture.revision import tokenizer_hash
 from trainer.answering import Answerer, Sampling, end_ids, sample_answers
 from trainer.config import TrainerConfig
-from trainer.endpoint import only_model, open_endpoint
 from trainer.onpolicy import (
     Asked,
     Crew,
@@ -26,11 +25,13 @@ from trainer.onpolicy import (
 )
 from trainer.options import ConfigOption, JsonOption, KeyOption, given_config, open_log
 from trainer.precision import open_device
-from trainer.remote import Engine
 from trainer.rollout_log import Models, RolloutLog
 from trainer.scoring import Scorer, score_answers
 from trainer.screen import Screen
 from trainer.student import check_tokenizer, open_student, open_teacher
+
+if TYPE_CHECKING:
+    from trainer.remote import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +119,19 @@ def rollouts(  # noqa: PLR0913  one option each
     )
 
 
-def _engine(url: str | None, api_key: str | None) -> Engine | None:
+def _engine(url: str | None, api_key: str | None) -> "Engine | None":
     if url is None:
         return None
+    # The client of OpenAI takes seconds to load, and most runs need none.
+    from trainer.endpoint import only_model, open_endpoint  # noqa: PLC0415
+    from trainer.remote import Engine  # noqa: PLC0415
+
     client = open_endpoint(url, api_key)
     return Engine(client, url, only_model(client, url))
 
 
 def _answerer(
-    config: TrainerConfig, student: Path, sampling: Sampling, engine: Engine | None
+    config: TrainerConfig, student: Path, sampling: Sampling, engine: "Engine | None"
 ) -> Answerer:
     if engine is not None:
         check_tokenizer(student, config.teacher)
@@ -137,7 +142,7 @@ def _answerer(
     return partial(sample_answers, model, end_ids(student), sampling)
 
 
-def _scorer(config: TrainerConfig, engine: Engine | None) -> Scorer:
+def _scorer(config: TrainerConfig, engine: "Engine | None") -> Scorer:
     if engine is not None:
         return engine.scores
     return partial(score_answers, open_teacher(config.teacher, open_device(config.device)).eval())

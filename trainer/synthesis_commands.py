@@ -3,18 +3,19 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from openai import AsyncOpenAI
 
-from trainer.endpoint import check_models, open_async_endpoint
 from trainer.errors import EndpointError
-from trainer.judging import Judge, accept_all, function_judge, model_judge
 from trainer.options import JsonOption, KeyOption
 from trainer.prompts import read_prompts
 from trainer.screen import Screen
-from trainer.synthesis import Ledger, Synthesis, filter_of
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    from trainer.judging import Judge
 
 
 def synthesize(  # noqa: PLR0913  one option each
@@ -42,6 +43,10 @@ def synthesize(  # noqa: PLR0913  one option each
 
     Run again, it goes on where it was interrupted.
     """
+    # The client of OpenAI takes seconds to load, and the other commands need none.
+    from trainer.endpoint import check_models, open_async_endpoint  # noqa: PLC0415
+    from trainer.synthesis import Ledger, Synthesis, filter_of  # noqa: PLC0415
+
     prompts, ledger = read_prompts(prompts_path), Ledger(out)
     todo = list(ledger.left(prompts))
 
@@ -73,7 +78,9 @@ def synthesize(  # noqa: PLR0913  one option each
         raise EndpointError(f"{num_failed} prompts were not answered; run again to ask them")
 
 
-def _judge(name: str, client: AsyncOpenAI, model: str) -> Judge:
+def _judge(name: str, client: "AsyncOpenAI", model: str) -> "Judge":
+    from trainer.judging import accept_all, function_judge, model_judge  # noqa: PLC0415
+
     if name == "none":
         return accept_all
     return model_judge(client, model) if name == "self" else function_judge(name)

@@ -28,6 +28,7 @@ out = "{out}"
 steps = 60
 batch_tokens = 256
 heldout_fraction = 0.3
+baseline = false
 """
 # A run that saves after every step and dwells a moment, so that it can be killed anywhere.
 SLOW = """\
@@ -67,7 +68,7 @@ def steps_in(state: Path) -> int:
         return int(file.metadata()["steps"])
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_run_killed_twice_ends_with_the_same_weights(home: Path) -> None:
     subprocess.run([*RETORT, "distill", "-c", str(config(home, "whole"))], check=True)
     state = home / "killed" / "progress" / STATE
@@ -75,7 +76,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(home: Path) -> None:
     steps = [0]
     for _ in range(2):
         process = subprocess.Popen(command)
-        wait_for(lambda: steps_in(state) > steps[-1] + 2, 60)
+        wait_for(lambda: steps_in(state) > steps[-1] + 2, 120)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         steps.append(steps_in(state))
