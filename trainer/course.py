@@ -4,8 +4,9 @@ Held-out prompts are of two kinds, so that nothing is measured on what it was ch
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,39 @@ class Point:
     quality: Quality
 
 
-Rank = Callable[[Point], tuple[float, float]]
+Choice = Callable[[Sequence[Point]], Point]
+"""Names the best of some points in order: the last one, or the best of those before it."""
 
 
-def by_metric(point: Point) -> tuple[float, float]:
-    """The task's metric decides, then nearness to the teacher."""
-    return point.quality.metric, -point.quality.kl_to_teacher_nats
+def by_metric(points: Sequence[Point]) -> Point:
+    """The best by the task's metric; what lies within its noise is decided by nearness.
+
+    A metric of a few hundred answers moves by chance from look to look, KL far less. So points
+    whose metric is less than a standard error below the highest so far count as equally good, and
+    of those the one nearest to the teacher is kept.
+
+    Source:
+        The one-standard-error rule: Breiman et al. 1984, Classification and Regression Trees.
+    """
+    best = points[0]
+    highest = best.quality.metric
+    for point in points[1:]:
+        highest = max(highest, point.quality.metric)
+        enough = highest - _standard_error(highest, point.quality.metric_rows)
+        is_nearer = point.quality.kl_to_teacher_nats < best.quality.kl_to_teacher_nats
+        if best.quality.metric < enough or (point.quality.metric >= enough and is_nearer):
+            best = point
+    return best
+
+
+def _standard_error(mean: float, rows: int) -> float:
+    """Of a mean of numbers from 0 to 1; two more of either kind keep it from being 0.
+
+    Source:
+        Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550.
+    """
+    share = (mean * rows + 2) / (rows + 4)
+    return sqrt(share * (1 - share) / rows)
 
 
 class Course:
@@ -52,10 +80,10 @@ class Course:
         points: In order.
     """
 
-    def __init__(self, folder: Path, steps_done: int = 0, rank: Rank = by_metric) -> None:
+    def __init__(self, folder: Path, steps_done: int = 0, choice: Choice = by_metric) -> None:
         """Take up what a folder holds of the steps that are done; what came later comes again."""
         self._folder = folder
-        self._rank = rank
+        self._choice = choice
         self.points: list[Point] = []
         if steps_done and (folder / POINTS).is_file():
             found = json.loads((folder / POINTS).read_text(encoding="utf-8"))
@@ -64,8 +92,8 @@ class Course:
 
     @property
     def best(self) -> Point:
-        """The point whose weights are kept; of equals the first."""
-        return max(self.points, key=self._rank)
+        """The point whose weights are kept."""
+        return self._choice(self.points)
 
     def add(self, student: PreTrainedModel, point: Point) -> None:
         """Note a point and keep its weights if it is the best so far."""

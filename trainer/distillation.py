@@ -234,8 +234,8 @@ class Distillation:
         done = learner.restore(progress)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
-        rank = guard.rank if guard else by_metric
-        course = Course(self.config.out / "progress" / "course", done.steps, rank)
+        choice = guard.choice if guard else by_metric
+        course = Course(self.config.out / "progress" / "course", done.steps, choice)
         guarded = replace(training, guard=guard)
         done = guarded.run(learner, course, done, audience.step, progress)
         step, stopped = course.take_best(self.student).step, None

@@ -1,6 +1,6 @@
 """When refinement on a student's own answers ends early: it becomes surer than its teacher is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,12 +33,15 @@ class EntropyGuard:
         """Whether the student has become too sure."""
         return quality.entropy_ratio < self.floor
 
-    def rank(self, point: Point) -> tuple[float, float]:
-        """What decides which weights are kept: nearness to the teacher, if they are not too sure.
+    def choice(self, points: Sequence[Point]) -> Point:
+        """The weights to keep: those nearest to the teacher, of those that are not too sure.
 
         Answers to the letter count nothing here: those of the log are the student's own.
         """
-        return float(not self.is_broken(point.quality)), -point.quality.kl_to_teacher_nats
+        return min(
+            points,
+            key=lambda point: (self.is_broken(point.quality), point.quality.kl_to_teacher_nats),
+        )
 
     def settle(
         self, course: Course, student: PreTrainedModel, start: Mapping[str, Tensor], steps: int

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
-from trainer.course import Course, Point, divide
+from trainer.course import Course, Point, by_metric, divide
 from trainer.dataset import Dataset, from_table
 from trainer.evaluation import Quality
 
@@ -25,8 +25,8 @@ def dataset(teacher: Path) -> Dataset:
     return from_table(answer(teacher, 60), teacher)
 
 
-def point(step: int, exact: float, kl: float) -> Point:
-    quality = replace(QUALITY, metric=exact, kl_to_teacher_nats=kl)
+def point(step: int, exact: float, kl: float, rows: int = 10_000) -> Point:
+    quality = replace(QUALITY, metric=exact, metric_rows=rows, kl_to_teacher_nats=kl)
     return Point(step, 10 * step, 1.0 * step, 2.0, quality)
 
 
@@ -40,6 +40,27 @@ def test_the_weights_that_did_best_are_kept(teacher: Path, tmp_path: Path) -> No
     assert course.take_best(student).step == 3
     assert weight.unique().tolist() == [3.0]
     assert [one.step for one in course.points] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("rows", "points", "best"),
+    [
+        (50, [(0.80, 0.5), (0.84, 0.4), (0.82, 0.3)], 3),  # within noise the nearest
+        (10_000, [(0.80, 0.5), (0.84, 0.4), (0.82, 0.3)], 2),
+        (50, [(0.82, 0.3), (0.84, 0.4)], 1),
+        (50, [(0.82, 0.3), (0.95, 0.6)], 2),  # surely better
+        (50, [(0.90, 0.4), (0.87, 0.3), (0.84, 0.2), (0.80, 0.1)], 2),  # no slope downwards
+        (50, [(1.0, 0.4), (0.98, 0.3)], 2),
+    ],
+)
+def test_a_metric_decides_as_far_as_it_can_tell(
+    rows: int, points: list[tuple[float, float]], best: int
+) -> None:
+    course = [point(step, *found, rows) for step, found in enumerate(points, start=1)]
+
+    assert by_metric(course).step == best
+    for end in range(2, len(course) + 1):  # what is kept is the last one or was kept before
+        assert by_metric(course[:end]) in (course[end - 1], by_metric(course[: end - 1]))
 
 
 def test_it_goes_on_from_what_is_done_and_forgets_what_comes_again(

@@ -18,10 +18,10 @@ from capture.revision import model_revision, tokenizer_hash
 from tests.support.distill_run import distill, make_home, write_config
 from tests.support.tiny_model import make_tiny_model
 from trainer.checkpoint import replacing
-from trainer.course import divide
+from trainer.course import Point, by_metric, divide
 from trainer.dataset import COLUMNS, from_table, split
 from trainer.errors import DatasetError, DivergedError, ModelError, TooLargeError, TrainerError
-from trainer.evaluation import evaluate
+from trainer.evaluation import Quality, evaluate
 from trainer.losses import LOSSES, Targets
 from trainer.manifest import verify_folder
 from trainer.student_view import Seen
@@ -124,13 +124,10 @@ def test_lora_corrects_a_student_and_leaves_an_ordinary_model(home: Path) -> Non
 def test_the_course_and_the_baseline_are_told(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     points, baseline = metrics["points"], metrics["baseline"]
-    rank = {
-        point["step"]: (point["quality"]["metric"], -point["quality"]["kl_to_teacher_nats"])
-        for point in points
-    }
+    found = [Point(**{**point, "quality": Quality(**point["quality"])}) for point in points]
 
     assert [point["step"] for point in points] == list(range(1, 13))
-    assert rank[metrics["best_step"]] == max(rank.values())
+    assert metrics["best_step"] == by_metric(found).step
     assert baseline["heldout"]["rows"] == metrics["heldout"]["rows"]
     assert baseline["steps"] >= 1
     assert "distribution" in (finished / "report.html").read_text()

@@ -32,7 +32,7 @@ def test_the_floor_is_a_share_of_the_teacher_s_entropy_or_of_the_start(
 def test_weights_that_are_too_sure_rank_last_and_right_answers_count_nothing() -> None:
     points = [look(1, 0.9, 0.5, 0.9), look(2, 0.8, 0.3), look(3, 0.5, 0.1)]
 
-    assert max(points, key=EntropyGuard(0.6).rank).step == 2
+    assert EntropyGuard(0.6).choice(points).step == 2
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_best_healthy_weights_are_kept_or_those_of_the_start(
     guard, folder = EntropyGuard(0.6), make_tiny_model(tmp_path / "student")
     student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     start = {name: torch.full_like(p, 0.0) for name, p in student.named_parameters()}
-    course = Course(tmp_path / "course", rank=guard.rank)
+    course = Course(tmp_path / "course", choice=guard.choice)
     for one in looks:
         torch.nn.init.constant_(student.lm_head.weight, float(one.step))
         course.add(student, one)

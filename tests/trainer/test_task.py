@@ -75,7 +75,7 @@ def test_a_users_metric_chooses_the_weights(tmp_path: Path) -> None:
         "looks = []\n"
         "def early(prompt, answer, reference):\n"
         "    looks.append(answer)\n"
-        "    return 1 / (1 + len(looks))\n"  # falls from look to look
+        "    return 4 < len(looks) <= 8\n"  # true of the first look after the start
     )
     settings = {"metric": '"own.py:early"', "eval_every": "3", "eval_rows": "4"}
     result = distill(write_config(home, baseline="false", **settings))
