@@ -15,14 +15,18 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench-capture bench-gateway bench-log bench-loss bench-distill install lock clean
+.PHONY: demo test test-scale check bench-capture bench-gateway bench-log bench-loss bench-distill install lock clean
 
 demo: install
 	$(BIN)/retort demo
 
 # Two files at a time, grouped and ordered as tests/conftest.py says.
 test: install
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not scale"
+
+# Training in several processes, by torchrun and on a Ray cluster: minutes of starting them.
+test-scale: install
+	$(BIN)/pytest -m scale tests/trainer
 
 check: install
 	$(BIN)/ruff check .
