@@ -7,6 +7,9 @@ snapshot, and every checkpoint says which rows it has seen.
 import time
 from collections.abc import Iterator
 
+from torch.distributed import is_torchelastic_launched
+
+from capture.errors import ConfigError
 from capture.log import Log, Snapshot
 from trainer.config import TrainerConfig
 from trainer.launch import launched
@@ -27,13 +30,18 @@ def follow(config: TrainerConfig, growth: float) -> Iterator[Metrics]:
         CaptureError: If the log cannot be read, or a setting is wrong.
         TrainerError: If a run fails; what was finished before is left.
     """
+    if is_torchelastic_launched():
+        raise ConfigError(
+            "--follow starts the processes of every run itself: say how many by "
+            "[trainer.scale] processes, and do not start it by torchrun"
+        )
     while True:
         checkpoint = config.out / "checkpoint"
         if checkpoint.is_dir():
             config = config.model_copy(update={"student": checkpoint, "from_scratch": False})
         metrics = launched(config)
         if metrics is None:
-            return  # the first process of the group tells
+            return
         yield metrics
         seen = Snapshot.model_validate(metrics.snapshot)
         wait_for_rows(config, seen, round(seen.num_rows * (1 + growth)))

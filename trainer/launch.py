@@ -41,12 +41,23 @@ def launch(worker: Work, config: TrainerConfig) -> Metrics:
     Raises:
         ScaleError: If processes ended again and again.
     """
-    from trainer.torchrun import by_torchrun  # noqa: PLC0415  seconds, for one process in vain
-
     start = by_torchrun if config.scale.launcher == "torchrun" else by_ray
     result = start(worker, config, find(config), RESTARTS)
     if isinstance(result, Exception):
         raise result
+    return result
+
+
+def by_torchrun(
+    worker: Work, config: TrainerConfig, snapshot: Snapshot, restarts: int
+) -> Metrics | Exception:
+    """Work in processes of this machine.
+
+    Raises:
+        ScaleError: If processes ended again and again.
+    """
+    torchrun = importlib.import_module("trainer.torchrun")  # seconds, for one process in vain
+    result: Metrics | Exception = torchrun.by_torchrun(worker, config, snapshot, restarts)
     return result
 
 

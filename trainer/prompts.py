@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from capture.errors import ConfigError
+from capture.prompts import read_chats
 
 Message = dict[str, str]
 
@@ -42,25 +42,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         ConfigError: If it is missing, empty, or a line is not a chat; with its number, without
             its words.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a chat-form JSONL file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(_read(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f'{path}:{number}: expected {{"messages": [{{"role", "content"}}, ...]}} with texts'
-            ) from error
-    if not prompts:
-        raise ConfigError(f"{path}: no prompts in it")
-    return prompts
+    return read_chats(path, _read)
 
 
 def _read(line: str) -> Prompt:

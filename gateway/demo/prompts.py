@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from capture.errors import ConfigError
+from capture.prompts import read_chats
 
 Slice = Literal["common", "rare"]
 RARE_FRACTION = 0.2
@@ -44,24 +44,7 @@ def load_prompts(path: Path) -> list[Prompt]:
     Raises:
         ConfigError: If the file is missing, empty, or a line is not a chat; with its number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a chat-form JSONL file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8: {error}") from error
-    prompts: list[Prompt] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(_read(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f'{path}:{number}: expected {{"messages": [{{"role", "content"}}, ...]}} with texts'
-            ) from error
-    if not prompts:
-        raise ConfigError(f"{path}: no prompts in it")
+    prompts = read_chats(path, _read)
     return (
         prompts
         if {prompt.slice for prompt in prompts} == {"common", "rare"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from capture.errors import ConfigError
 from capture.revision import model_revision
 from tests.support.answered_rows import answer, write_log
 from tests.support.distill_run import make_home, write_config
@@ -51,3 +52,12 @@ def test_it_waits_for_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     grow(home, 4, "more")
     waiting.join(30)
     assert not waiting.is_alive(), f"after {time.monotonic() - began} s"
+
+
+def test_a_group_that_torchrun_has_started_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    config = load(write_config(tmp_path))
+    with pytest.raises(ConfigError, match="do not start it by torchrun"):
+        next(follow(config, growth=0.2))
