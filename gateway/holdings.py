@@ -1,7 +1,6 @@
 """What the gateway holds while it serves: opened and closed by contexts."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +10,6 @@ from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
 from capture.writer import Spool, SpoolLimits
 from gateway.config import GatewayConfig
-from gateway.errors import StateStoreError
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
 from gateway.gate import Gate
@@ -96,14 +94,13 @@ async def keys_held(settings: GatewayConfig, pepper: str | None, gate: Gate) -> 
     store = KeyStore(settings.state_store)
     keyholder = Keyholder(gate, store, key_pepper(settings.run_dir, pepper))
     await keyholder.refresh()
-    refreshing = asyncio.create_task(keyholder.run())
+    ending = asyncio.Event()
+    refreshing = asyncio.create_task(keyholder.run(ending))
     try:
         yield
     finally:
-        refreshing.cancel()
-        await asyncio.gather(refreshing, return_exceptions=True)
-        with contextlib.suppress(StateStoreError):
-            await keyholder.refresh()
+        ending.set()
+        await refreshing
         store.close()
 
 

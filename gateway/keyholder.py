@@ -1,6 +1,7 @@
 """Keys and usage, between the gate and the state store: each second both learn from the other."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -48,10 +49,15 @@ class Keyholder:
         totals: dict[ApiKey, int] = {key: u.tokens + gate.tokens[key.id] for key, u in keys.items()}
         gate.limiter.set_used(totals, time.monotonic())
 
-    async def run(self) -> None:
-        """Exchange every second until cancelled."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+    async def run(self, ending: asyncio.Event) -> None:
+        """Exchange every second until told to end, and then once more.
+
+        To be told, not cancelled: whoever is cancelled while the store works does not learn whether
+        it has what was used.
+        """
+        while not ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), REFRESH_SECONDS)
             try:
                 await self.refresh()
             except StateStoreError as error:

@@ -1,17 +1,22 @@
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from gateway.config import load
 from gateway.errors import ApiKeyError, BudgetError, KeyNotFoundError, StateStoreError
 from gateway.exchange import Request
 from gateway.gate import Gate
+from gateway.holdings import keys_held
 from gateway.keyholder import Keyholder
 from gateway.keys import ApiKey, Quota
 from gateway.keystore import KeyStore, Used
 from tests.gateway.test_keys import PEPPER, made
+from tests.support.gateway_process import configure
 from tests.support.killable import wait_for
 
 
@@ -132,11 +137,43 @@ async def test_while_the_store_fails_keys_go_on_and_usage_waits(
 async def test_it_refreshes_by_itself(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.keyholder.REFRESH_SECONDS", 0.02)
     gate = Gate()
-    running = asyncio.create_task(Keyholder(gate, store, PEPPER).run())
+    ending = asyncio.Event()
+    running = asyncio.create_task(Keyholder(gate, store, PEPPER).run(ending))
     key, text = made()
     store.add(key)
     await asyncio.to_thread(wait_for, lambda: admitted(gate, key, text))
-    running.cancel()
+    ending.set()
+    await running
+
+
+async def test_what_is_being_stored_when_the_gateway_ends_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.keyholder.REFRESH_SECONDS", 0.02)
+    settings = load(configure(tmp_path, gateway='auth = "keys"'))
+    settings.run_dir.mkdir(parents=True)
+    key, _ = made()
+    store = KeyStore(settings.state_store)
+    store.add(key)
+    is_storing = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def store_slowly(self: KeyStore, used: Mapping[str, Used]) -> None:
+        if used:
+            loop.call_soon_threadsafe(is_storing.set)
+            time.sleep(0.3)
+        add_used(self, used)
+
+    add_used = KeyStore.add_used
+    monkeypatch.setattr(KeyStore, "add_used", store_slowly)
+    gate = Gate()
+    async with keys_held(settings, None, gate):
+        gate.requests[key.id] += 1
+        gate.tokens[key.id] += 5
+        await is_storing.wait()
+
+    assert store.keys() == {key: Used(1, 5)}
+    store.close()
 
 
 def admitted(gate: Gate, key: ApiKey, text: str) -> bool:
