@@ -136,6 +136,11 @@ class Engine:
         """Whether the process is alive; says nothing about its health."""
         return self._process is not None and self._process.is_running
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process whose descendants serve; None before the first launch."""
+        return self._process.pid if self._process is not None else None
+
     def wait_ready(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
         """Return once the server has answered a real generation.
 

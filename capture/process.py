@@ -47,6 +47,11 @@ class GuardedProcess:
         return cls(log_path, grace_seconds, process)
 
     @property
+    def pid(self) -> int:
+        """Of the watchdog, whose children are the command and what it started."""
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether the process is alive."""
         return self._process.poll() is None

@@ -1,19 +1,37 @@
-"""Which rows of the log a quantizer looks at: of every length, never those held out."""
+"""Which rows of the log a quantizer looks at: usual and rare, short and long, never held out."""
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from transformers import AutoTokenizer
 
+from quant.config import QuantConfig
 from quant.errors import CalibrationError
-from trainer.dataset import is_heldout
+from trainer.dataset import Ragged, is_heldout
+from trainer.rarity import rarity
 
 Tokens = npt.NDArray[np.int64]
 
 LISTS = ("prompt_ids", "completion_ids")
 COLUMNS = ("exchange_id", "choice", "tokenizer_hash", *LISTS)
+LENGTH_GROUPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Examples as a model reads them.
+
+    Attributes:
+        sequences: Token ids of prompt and completion, shortest first.
+        prompt_lengths: How many of them are the prompt's.
+    """
+
+    sequences: tuple[Tokens, ...]
+    prompt_lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +39,11 @@ class Calibration:
     """What a model is run on to see the inputs of its layers.
 
     Attributes:
-        sequences: Token ids of prompt and completion, shortest first.
+        sample: The rows.
         digest: SHA-256 over the sorted ``(exchange_id, choice)`` of the rows.
     """
 
-    sequences: tuple[Tokens, ...]
+    sample: Sample
     digest: str
 
 
@@ -52,7 +70,7 @@ def only_tokenizer(table: pa.Table, tokenizer_hash: str) -> pa.Table:
 
 
 def choose_rows(table: pa.Table, rows: int, max_length: int, seed: int) -> Calibration:
-    """Draw one row out of each of ``rows`` groups of like length.
+    """Draw one row out of each of ``rows`` groups of like length and like rarity.
 
     Args:
         table: Rows of the log's ``examples`` view that may be looked at.
@@ -68,19 +86,54 @@ def choose_rows(table: pa.Table, rows: int, max_length: int, seed: int) -> Calib
             "no example to calibrate on, all are held out: capture more traffic, or widen `where` "
             "in [quant]"
         )
-    lists = [table[name].combine_chunks().value_lengths() for name in LISTS]
-    lengths = np.sum([np.asarray(each, dtype=np.int64) for each in lists], axis=0)
-    groups = np.array_split(np.argsort(lengths, kind="stable"), min(rows, len(lengths)))
+    lengths = _lengths(table)
+    by_length = np.argsort(lengths, kind="stable")
+    length_group = np.empty(len(lengths), np.int64)
+    for number, members in enumerate(np.array_split(by_length, LENGTH_GROUPS)):
+        length_group[members] = number
+    order = np.lexsort((rarity(Ragged.from_column(table["prompt_ids"])), length_group))
+    groups = np.array_split(order, min(rows, len(lengths)))
     rng = np.random.default_rng(seed)
     chosen = table.take(pa.array([int(rng.choice(group)) for group in groups]))
-    prompts, completions = (chosen[name].to_pylist() for name in LISTS)
-    return Calibration(
+    return Calibration(sample_of(chosen, max_length), _digest(chosen))
+
+
+def text_sample(path: Path, model: Path, config: QuantConfig) -> Calibration:
+    """Cut a plain text into rows, as many as there would be of the log and as long as allowed.
+
+    Raises:
+        CalibrationError: If the file cannot be read or holds not one row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"`calibration_text` in [quant]: {error}") from error
+    ids = np.array(AutoTokenizer.from_pretrained(model)(text)["input_ids"], dtype=np.int64)
+    rows = [ids[i : i + config.max_length] for i in range(0, len(ids), config.max_length)]
+    rows = sorted(rows[: config.calibration_rows], key=len)
+    if not rows or not len(rows[0]):
+        raise CalibrationError(f"{path}: no text to calibrate on")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Calibration(Sample(tuple(rows), (1,) * len(rows)), digest)
+
+
+def sample_of(table: pa.Table, max_length: int) -> Sample:
+    """Take rows as a model reads them, at most ``max_length`` tokens of each."""
+    table = table.take(pa.array(np.argsort(_lengths(table), kind="stable")))
+    prompts, completions = (table[name].to_pylist() for name in LISTS)
+    return Sample(
         tuple(
             np.array([*prompt, *completion], dtype=np.int64)[:max_length]
             for prompt, completion in zip(prompts, completions, strict=True)
         ),
-        _digest(chosen),
+        tuple(map(len, prompts)),
     )
+
+
+def _lengths(table: pa.Table) -> Tokens:
+    lists = [Ragged.from_column(table[name]).lengths for name in LISTS]
+    lengths: Tokens = np.sum(lists, axis=0)
+    return lengths
 
 
 def _digest(table: pa.Table) -> str:

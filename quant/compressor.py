@@ -1,9 +1,9 @@
-"""Weights of every linear layer to INT8, calibrated on rows of the log.
+"""Weights of the linear layers to fewer bits, calibrated on rows of the log.
 
 Shape suffixes: B examples, T tokens, N real tokens of a batch, I input channels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,20 @@ from transformers import PreTrainedModel
 
 from quant.calibration import Tokens
 from quant.errors import CompressionError
-from quant.gptq import LIMIT, Int8Weight, round_with_compensation
-from quant.linear import Int8Linear, round_activations
+from quant.formats import Format
+from quant.gptq import round_with_compensation
+from quant.linear import RoundedLinear
+from quant.packed import Layer
+from trainer.grid import GROUP_SIZES, Rounded, largest_group, round_inputs, round_to_nearest
 
 HESSIAN_BYTES = 2**30  # held at once; more layers than fit are done in turns
 EXPERT_DIM = 3  # experts of one layer share a tensor
 
-Layers = dict[str, nn.Linear]
+Linears = dict[str, nn.Linear]
+Formats = Mapping[str, Format]  # by the name of a layer
 
 
-def linear_layers(model: PreTrainedModel) -> Layers:
+def linear_layers(model: PreTrainedModel) -> Linears:
     """Return the layers to quantize, in the order of the model; not its output head.
 
     Raises:
@@ -38,51 +42,123 @@ def linear_layers(model: PreTrainedModel) -> Layers:
     return layers
 
 
-@torch.inference_mode()
-def quantize_layers(
-    model: PreTrainedModel,
-    layers: Layers,
-    sequences: Iterable[Tokens],
-    batch_tokens: int,
-    on_layer: Callable[[], None],
-    limit: int = LIMIT,
-) -> dict[str, Int8Weight]:
-    """Replace linear layers by INT8 ones, in place.
+def output_head(model: PreTrainedModel) -> Linears:
+    """Return the output head by its name, or nothing where it is the input embeddings too."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        return {}
+    return {name: m for name, m in model.named_modules() if m is head}
 
-    Layers are taken in turns that fit into memory; a later turn sees the earlier ones quantized,
+
+def group_size(layers: Linears, wished: int | None = None) -> int:
+    """Return how many input channels of every layer may share a step of 4 bits.
+
+    Args:
+        layers: Of ``linear_layers``.
+        wished: Take this one; None takes the largest of ``GROUP_SIZES`` that divides all.
+
+    Raises:
+        CompressionError: If the wish, or all of them, does not divide the inputs of a layer.
+    """
+    size = wished or largest_group(layer.in_features for layer in layers.values())
+    tried = size or GROUP_SIZES[-1]
+    odd = next((name for name, layer in layers.items() if layer.in_features % tried), None)
+    if odd is None:
+        return tried
+    raise CompressionError(
+        f"{odd} has {layers[odd].in_features} input channels, which groups of {tried} do not "
+        "divide: choose another `group_size` in [quant], or --scheme int8, which needs no groups"
+    )
+
+
+@torch.inference_mode()
+def round_layers(model: PreTrainedModel, layers: Linears, formats: Formats) -> dict[str, Layer]:
+    """Replace linear layers by rounded ones, in place, every weight rounded alone."""
+    done = {}
+    for name, each in formats.items():
+        stored_OI = layers[name].weight.to(model.config.dtype)
+        done[name] = put(model, name, each, round_to_nearest(stored_OI, each.grid))
+    return done
+
+
+@torch.inference_mode()
+def compensate_layers(
+    model: PreTrainedModel,
+    layers: Linears,
+    formats: Formats,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    on_layer: Callable[[], None],
+) -> dict[str, Layer]:
+    """Replace linear layers by rounded ones, in place, by what they do to real inputs.
+
+    Layers are taken in turns that fit into memory; a later turn sees the earlier ones rounded,
     so its inputs are those it will have in service.
 
     Args:
         model: In the dtype that its config names, which the scales get, or wider.
         layers: Of ``linear_layers``.
-        sequences: Token ids to run the model on, shortest first.
-        batch_tokens: Padded tokens per forward pass.
+        formats: Of the layers to replace, in the order of the model.
+        batches: Of ``batches_of``.
         on_layer: Called after each finished layer.
-        limit: Largest weight either way, of ``LIMIT``.
 
     Raises:
         CompressionError: If a layer's inputs are not finite.
     """
-    batches = list(_batches(sequences, batch_tokens))
-    done: dict[str, Int8Weight] = {}
-    for turn in _turns(layers):
-        for name, hessian_II in _observe(model, turn, batches).items():
+    batches = list(batches)
+    done: dict[str, Layer] = {}
+    for turn in _turns({name: layers[name] for name in formats}):
+        for name, hessian_II in _observe(model, turn, formats, batches).items():
             if not hessian_II.isfinite().all():
                 raise CompressionError(
                     f"inputs of {name} are not finite on the log's rows; the model is broken"
                 )
-            layer = turn[name]
-            stored_OI = layer.weight.to(model.config.dtype)
-            done[name] = round_with_compensation(stored_OI, hessian_II, limit)
-            model.set_submodule(name, Int8Linear(done[name], layer.bias))
+            stored_OI = turn[name].weight.to(model.config.dtype)
+            rounded = round_with_compensation(stored_OI, hessian_II, formats[name].grid)
+            done[name] = put(model, name, formats[name], rounded)
             on_layer()
     return done
 
 
+def put(model: PreTrainedModel, name: str, each: Format, weight: Rounded) -> Layer:
+    """Let a model compute one of its layers with these weights.
+
+    The output head stays an ordinary layer, of the weights that are meant.
+    """
+    layer = model.get_submodule(name)
+    if layer is model.get_output_embeddings():
+        head = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        head.weight = nn.Parameter(weight.dense().to(layer.weight.dtype), requires_grad=False)
+        model.set_submodule(name, head)
+    else:
+        rounded = RoundedLinear(weight, layer.bias, rounds_inputs=each.rounds_inputs)
+        model.set_submodule(name, rounded)
+    return Layer(each, weight)
+
+
+def batches_of(sequences: Iterable[Tokens], batch_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and where they are real, padded to the longest of each batch.
+
+    Args:
+        sequences: Token ids to run the model on, shortest first.
+        batch_tokens: Padded tokens per forward pass.
+    """
+    group: list[Tensor] = []
+    for sequence in map(torch.from_numpy, sequences):
+        if group and len(sequence) * (len(group) + 1) > batch_tokens:
+            yield _pad(group)
+            group = []
+        group.append(sequence)
+    if group:
+        yield _pad(group)
+
+
 def _observe(
-    model: PreTrainedModel, layers: Layers, batches: list[tuple[Tensor, Tensor]]
+    model: PreTrainedModel,
+    layers: Linears,
+    formats: Formats,
+    batches: list[tuple[Tensor, Tensor]],
 ) -> dict[str, Tensor]:
-    """Sum ``x x^T`` over the 8-bit inputs of each layer."""
+    """Sum ``x x^T`` over the inputs of each layer, as its kernel will see them."""
     hessians = {
         name: torch.zeros(layer.in_features, layer.in_features) for name, layer in layers.items()
     }
@@ -90,7 +166,9 @@ def _observe(
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            inputs_NI = round_activations(inputs[0][is_real_BT].float())
+            inputs_NI = inputs[0][is_real_BT].float()
+            if formats[name].rounds_inputs:
+                inputs_NI = round_inputs(inputs_NI)
             hessians[name].addmm_(inputs_NI.T, inputs_NI)
 
         return add
@@ -106,8 +184,8 @@ def _observe(
     return hessians
 
 
-def _turns(layers: Layers) -> Iterator[Layers]:
-    turn: Layers = {}
+def _turns(layers: Linears) -> Iterator[Linears]:
+    turn: Linears = {}
     held = 0
     for name, layer in layers.items():
         needed = 4 * layer.in_features**2
@@ -117,18 +195,6 @@ def _turns(layers: Layers) -> Iterator[Layers]:
         turn[name] = layer
         held += needed
     yield turn
-
-
-def _batches(sequences: Iterable[Tokens], batch_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and where they are real, padded to the longest of each batch."""
-    group: list[Tensor] = []
-    for sequence in map(torch.from_numpy, sequences):
-        if group and len(sequence) * (len(group) + 1) > batch_tokens:
-            yield _pad(group)
-            group = []
-        group.append(sequence)
-    if group:
-        yield _pad(group)
 
 
 def _pad(group: list[Tensor]) -> tuple[Tensor, Tensor]:

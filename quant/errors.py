@@ -4,6 +4,7 @@ QuantError
     SchemeError        a scheme this host cannot serve, or no scheme at all
     CalibrationError   the log holds no rows to calibrate on
     CompressionError   the model cannot be quantized, or its result not be served
+    ToolError          a tool in an environment of its own cannot be set up, or fails
     BundleError        a folder that must not be served
 """
 
@@ -22,6 +23,10 @@ class CalibrationError(QuantError):
 
 class CompressionError(QuantError):
     """Raised when a model cannot be quantized, or the engine does not serve the result."""
+
+
+class ToolError(QuantError):
+    """Raised when a tool's environment cannot be made or the tool fails; with its last lines."""
 
 
 class BundleError(QuantError):

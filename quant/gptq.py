@@ -1,94 +1,68 @@
-"""Rounding a weight matrix to 8 bits so that a layer's outputs change least (pure).
+"""Rounding a weight matrix so that a layer's outputs change least (pure).
 
-Shape suffixes: O output channels, I input channels.
+Shape suffixes: O output channels, I input channels, G groups of input channels.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-LIMIT = 127  # of 8 bits; symmetric, so that a weight and its negative round alike
+from trainer.grid import Grid, Rounded, nearest, round_to_nearest, spread
+
 DAMPING = 0.01  # of the mean diagonal, added to it
 BLOCK = 128  # columns whose errors are spread at once
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Weight:
-    """A matrix as ``values * scale``.
-
-    Attributes:
-        values_OI: int8, at most ``LIMIT`` either way.
-        scale_O1: Positive, in the dtype the weight was stored in.
-    """
-
-    values_OI: Tensor
-    scale_O1: Tensor
-
-
-def round_to_nearest(weight_OI: Tensor, limit: int = LIMIT) -> Int8Weight:
-    """Round every weight alone; the largest of each output channel becomes ``limit``."""
-    scale_O1 = channel_scale(weight_OI, limit)
-    values_OI = (weight_OI.float() / scale_O1.float()).round().clamp(-limit, limit)
-    return Int8Weight(values_OI.to(torch.int8), scale_O1)
-
-
-def round_with_compensation(
-    weight_OI: Tensor, hessian_II: Tensor, limit: int = LIMIT
-) -> Int8Weight:
+def round_with_compensation(weight_OI: Tensor, hessian_II: Tensor, grid: Grid) -> Rounded:
     """Round column by column, letting the columns to come make up for each error.
 
-    Output channels for which plain rounding does no worse keep it, so the output error on the
-    calibration rows never exceeds that of ``round_to_nearest``.
+    Steps are those of ``round_to_nearest``. Output channels for which plain rounding does no worse
+    keep it, so the output error on the calibration rows never exceeds that of plain rounding.
 
     Args:
         weight_OI: Any float dtype.
         hessian_II: Sum of ``x x^T`` over the layer's inputs; float32 or float64.
-        limit: Largest value either way, ``LIMIT`` at most.
+        grid: What to round to.
+
+    Raises:
+        ValueError: If the grid's group does not divide the input channels.
 
     Source:
         Frantar et al. 2023, GPTQ, arXiv:2210.17323; columns in order of falling diagonal. The
         choice per output channel is ours.
     """
-    nearest = round_to_nearest(weight_OI, limit)
-    scale_O1 = nearest.scale_O1.float()
-    compensated_OI = _compensate(weight_OI.float(), hessian_II, scale_O1, limit)
+    alone = round_to_nearest(weight_OI, grid)
+    weight_OI = weight_OI.float()
+    scale_OI = spread(alone.scale_OG, weight_OI.shape[1]).expand_as(weight_OI)
+    compensated_OI = _compensate(weight_OI, hessian_II, scale_OI, grid)
     errors = [
-        _output_error(weight_OI.float() - values_OI * scale_O1, hessian_II)
-        for values_OI in (nearest.values_OI.float(), compensated_OI)
+        _output_error(weight_OI - values_OI * scale_OI, hessian_II)
+        for values_OI in (alone.values_OI.float(), compensated_OI)
     ]
     is_better_O1 = (errors[1] < errors[0])[:, None]
-    values_OI = torch.where(is_better_O1, compensated_OI.to(torch.int8), nearest.values_OI)
-    return Int8Weight(values_OI, nearest.scale_O1)
+    values_OI = torch.where(is_better_O1, compensated_OI.to(torch.int8), alone.values_OI)
+    return Rounded(values_OI, alone.scale_OG)
 
 
-def channel_scale(weight_OI: Tensor, limit: int = LIMIT) -> Tensor:
-    """Return the step of each output channel, ``(O, 1)`` in the weight's dtype, never zero."""
-    scale_O1 = (weight_OI.float().abs().amax(dim=1, keepdim=True) / limit).to(weight_OI.dtype)
-    return scale_O1.clamp(min=torch.finfo(weight_OI.dtype).tiny)
-
-
-def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_O1: Tensor, limit: int) -> Tensor:
+def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_OI: Tensor, grid: Grid) -> Tensor:
     """Integers as float32."""
     order_I = hessian_II.diagonal().argsort(descending=True)
-    left_OI = weight_OI[:, order_I]
-    spread_II = _spread(hessian_II[order_I][:, order_I]).float()
+    left_OI, scale_OI = weight_OI[:, order_I], scale_OI[:, order_I]
+    spread_II = _spread_errors(hessian_II[order_I][:, order_I]).float()
     values_OI = torch.empty_like(left_OI)
     for start in range(0, left_OI.shape[1], BLOCK):
         end = min(start + BLOCK, left_OI.shape[1])
         errors_OB = torch.empty_like(left_OI[:, start:end])
         for column in range(start, end):
-            now_O = left_OI[:, column]
-            values_OI[:, column] = (now_O / scale_O1[:, 0]).round().clamp(-limit, limit)
-            error_O = now_O - values_OI[:, column] * scale_O1[:, 0]
-            error_O = error_O / spread_II[column, column]
+            now_O, scale_O = left_OI[:, column], scale_OI[:, column]
+            values_OI[:, column] = nearest(now_O, scale_O, grid)
+            error_O = (now_O - values_OI[:, column] * scale_O) / spread_II[column, column]
             left_OI[:, column:end] -= error_O[:, None] * spread_II[column, column:end]
             errors_OB[:, column - start] = error_O
         left_OI[:, end:] -= errors_OB @ spread_II[start:end, end:]
     return values_OI[:, order_I.argsort()]
 
 
-def _spread(hessian_II: Tensor) -> Tensor:
+def _spread_errors(hessian_II: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse: row ``i`` says how an error at ``i`` spreads."""
     hessian_II = hessian_II.double()
     diagonal_I = hessian_II.diagonal().clone()

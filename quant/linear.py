@@ -1,29 +1,27 @@
-"""A linear layer that computes what the engine's INT8 kernel computes.
-
-Shape suffixes: O output channels, I input channels.
-"""
+"""A linear layer that computes what the engine's kernel computes."""
 
 from torch import Tensor, nn
 
-from quant.gptq import LIMIT, Int8Weight
+from trainer.grid import Rounded, round_inputs
 
 
-def round_activations(inputs: Tensor) -> Tensor:
-    """Round each token's features (last dimension) to 8 bits of its own scale, and back."""
-    scale = (inputs.abs().amax(dim=-1, keepdim=True) / LIMIT).clamp(min=1e-12)
-    return (inputs / scale).round() * scale
+class RoundedLinear(nn.Module):
+    """Rounded weights and, if the format says so, inputs in 8 bits; computes in float32.
 
+    Args:
+        weight: Integers and scales.
+        bias: None if the layer has none.
+        rounds_inputs: Whether the engine multiplies integers.
+    """
 
-class Int8Linear(nn.Module):
-    """Weights per output channel and inputs per token in 8 bits; computes in float32."""
-
-    def __init__(self, weight: Int8Weight, bias: Tensor | None) -> None:
+    def __init__(self, weight: Rounded, bias: Tensor | None, *, rounds_inputs: bool) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
+        self.rounds_inputs = rounds_inputs
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map ``(..., I)`` to ``(..., O)``, in the dtype of the inputs."""
-        weight_OI = self.weight.values_OI.float() * self.weight.scale_O1.float()
-        outputs = round_activations(inputs.float()) @ weight_OI.T
+        seen = round_inputs(inputs.float()) if self.rounds_inputs else inputs.float()
+        outputs = seen @ self.weight.dense().T
         return (outputs if self.bias is None else outputs + self.bias).to(inputs.dtype)

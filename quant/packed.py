@@ -1,50 +1,73 @@
-"""A model folder with INT8 weights, in the format that vLLM reads: compressed-tensors.
+"""A model folder with rounded weights, in the format that vLLM reads: compressed-tensors.
 
-What is not a quantized weight is copied: embeddings, output head, norms and biases tensor by
+What is not a rounded weight is copied: embeddings, output head, norms and biases tensor by
 tensor, tokenizer, chat template and generation config byte by byte.
 """
 
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import JsonValue
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from quant.errors import CompressionError
-from quant.gptq import Int8Weight
+from quant.formats import Format, pack
 from trainer.folder import list_files
+from trainer.grid import Rounded
 from trainer.manifest import MANIFEST
 
 INDEX = "model.safetensors.index.json"
 WRITTEN_HERE = (INDEX, MANIFEST, "config.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One rounded linear layer."""
+
+    format: Format
+    weight: Rounded
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk."""
+        return sum(tensor.nbytes for tensor in self.tensors("").values())
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What is stored for the layer of this name."""
+        scale = {f"{name}.weight_scale": self.weight.scale_OG}
+        if not self.format.is_packed:
+            return {f"{name}.weight": self.weight.values_OI, **scale}
+        return {
+            f"{name}.weight_packed": pack(self.weight, self.format.grid),
+            f"{name}.weight_shape": torch.tensor(self.weight.values_OI.shape),
+            **scale,
+        }
+
+
 def write_packed(
-    source: Path, folder: Path, weights: dict[str, Int8Weight], ignored: Sequence[str]
+    source: Path, folder: Path, layers: Mapping[str, Layer], ignored: Sequence[str]
 ) -> None:
     """Copy a model folder, its linear layers replaced.
 
     Args:
         source: Folder of the unquantized model.
         folder: Empty folder to fill.
-        weights: Quantized weights by the name of their layer.
+        layers: Rounded layers by name.
         ignored: Linear layers left as they are.
 
     Raises:
         CompressionError: If the folder does not store a layer under the name the model gives it.
         ManifestError: If the source holds code or pickles.
     """
-    names = list_files(source)
-    shards = [name for name in names if name.endswith(".safetensors")]
-    for name in set(names) - {*shards, *WRITTEN_HERE}:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
-    _write_config(source, folder, ignored)
-    remaining = dict(weights)
+    shards = copy_rest(source, folder, _quantization_config(layers, ignored))
+    remaining = dict(layers)
     stored: dict[str, str] = {}
     size_bytes = 0
     for shard in shards:
@@ -63,41 +86,85 @@ def write_packed(
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _pack_shard(path: Path, weights: dict[str, Int8Weight]) -> dict[str, Tensor]:
-    """Tensors of one file; takes the weights it uses out of ``weights``."""
+def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
+    """Copy what is no weight, and say in ``config.json`` how weights are stored.
+
+    Args:
+        source: Folder of the unquantized model.
+        folder: Empty folder to fill.
+        quantization: What compressed-tensors needs to know.
+
+    Returns:
+        Names of the source's files of weights.
+
+    Raises:
+        ManifestError: If the source holds code or pickles.
+    """
+    names = list_files(source)
+    shards = [name for name in names if name.endswith(".safetensors")]
+    for name in set(names) - {*shards, *WRITTEN_HERE}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = quantization
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return shards
+
+
+def _pack_shard(path: Path, layers: dict[str, Layer]) -> dict[str, Tensor]:
+    """Tensors of one file; takes the layers it holds out of ``layers``."""
     tensors: dict[str, Tensor] = {}
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dict
-            layer, _, kind = name.rpartition(".")
-            packed = weights.pop(layer, None) if kind == "weight" else None
-            if packed is None:
+            owner, _, kind = name.rpartition(".")
+            layer = layers.pop(owner, None) if kind == "weight" else None
+            if layer is None:
                 tensors[name] = file.get_tensor(name)
             else:
-                tensors[name] = packed.values_OI
-                tensors[f"{layer}.weight_scale"] = packed.scale_O1
+                tensors |= layer.tensors(owner)
     return tensors
 
 
-def _write_config(source: Path, folder: Path, ignored: Sequence[str]) -> None:
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = _quantization_config(ignored)
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-
-
-def _quantization_config(ignored: Sequence[str]) -> dict[str, JsonValue]:
-    """Weights with one scale per output channel, inputs with one per token, found as they come."""
-    int8: dict[str, JsonValue] = {"num_bits": 8, "type": "int", "symmetric": True}
-    group: dict[str, JsonValue] = {
-        "targets": ["Linear"],
-        "format": "int-quantized",
-        "weights": {**int8, "strategy": "channel", "dynamic": False},
-        "input_activations": {**int8, "strategy": "token", "dynamic": True},
+def _quantization_config(
+    layers: Mapping[str, Layer], ignored: Sequence[str]
+) -> dict[str, JsonValue]:
+    """One group of layers per format; of a single one every linear layer that is not ignored."""
+    names_of: dict[Format, list[str]] = {}
+    for name, layer in layers.items():
+        names_of.setdefault(layer.format, []).append(name)
+    is_uniform = len(names_of) == 1
+    groups = {
+        f"group_{number}": _group(each, ["Linear"] if is_uniform else _targets(names))
+        for number, (each, names) in enumerate(names_of.items())
     }
+    formats = {str(group["format"]) for group in groups.values()}
     return {
         "quant_method": "compressed-tensors",
-        "format": "int-quantized",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
         "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
+        "config_groups": {name: dict(group) for name, group in groups.items()},
         "ignore": list(ignored),
     }
+
+
+def _group(each: Format, targets: Sequence[str]) -> dict[str, JsonValue]:
+    grid = each.grid
+    integers: dict[str, JsonValue] = {"num_bits": grid.bits, "type": "int", "symmetric": True}
+    weights = {**integers, "strategy": "channel", "dynamic": False}
+    if grid.group:
+        weights |= {"strategy": "group", "group_size": grid.group}
+    inputs: JsonValue = None
+    if each.rounds_inputs:
+        inputs = {"num_bits": 8, "type": "int", "symmetric": True}
+        inputs |= {"strategy": "token", "dynamic": True}
+    return {
+        "targets": list(targets),
+        "format": "pack-quantized" if each.is_packed else "int-quantized",
+        "weights": weights,
+        "input_activations": inputs,
+    }
+
+
+def _targets(names: Sequence[str]) -> list[str]:
+    return [f"re:^{re.escape(name)}$" for name in sorted(names)]

@@ -1,8 +1,9 @@
 """One quantization: a model folder and rows of the log become a bundle that the engine serves."""
 
+import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -12,25 +13,50 @@ from pydantic import JsonValue
 from torch import nn
 from transformers import PreTrainedModel
 
-from capture.host import largest_int8_weight
 from capture.revision import model_revision, tokenizer_hash
 from quant.bundle import publish
-from quant.calibration import Calibration, choose_rows, heldout_mask, only_tokenizer
-from quant.compressor import linear_layers, quantize_layers
+from quant.calibration import (
+    Calibration,
+    Tokens,
+    choose_rows,
+    heldout_mask,
+    only_tokenizer,
+    text_sample,
+)
+from quant.compressor import linear_layers
 from quant.config import QuantConfig
-from quant.packed import write_packed
-from quant.schemes import Scheme
+from quant.errors import CompressionError
+from quant.formats import Format
+from quant.heldout import Figures, HeldOut, Measured, compared, worst_slice
+from quant.making import make, uniform_formats
+from quant.mixing import Sensitivity, search
+from quant.packed import Layer, write_packed
+from quant.reference import Reference
+from quant.schemes import COMPRESSOR, Scheme
 from quant.screen import Screen
-from trainer.dataset import from_table
-from trainer.evaluation import evaluate
+from quant.target import Target, largest_int8
+from quant.tool import compress
 from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
 from trainer.student import count_parameters, open_teacher
 
-MEASURED_ROWS = 512  # held-out examples at most
-COMPARED = ("kl_to_teacher_nats", "top1_agreement")  # with the model before
+Trial = Callable[[Path, PreTrainedModel, Sequence[Tokens]], Figures]
 
-Trial = Callable[[Path], None]
-Quality = dict[str, float]
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        scheme: One that the target serves.
+        target: What is to serve the bundle.
+        budget: Share of the layers' size that mixed formats may take.
+        is_forced: Publish below the floor too, and say so.
+    """
+
+    scheme: Scheme
+    target: Target
+    budget: float = 0.35
+    is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +67,22 @@ class Quantization:
         parent: Lineage of the model, empty for a folder that was not made here.
         snapshot: Identity of the log's rows.
         calibration: What the model is run on.
-        measured: Held-out rows of the model's teacher; may be none.
+        heldout: What it is examined on; None if the log has no such row of the model's teacher.
     """
 
     model: Path
     parent: Lineage
-    scheme: Scheme
+    wish: Wish
     config: QuantConfig
     snapshot: dict[str, JsonValue]
     calibration: Calibration
-    measured: pa.Table
+    heldout: HeldOut | None
 
     @classmethod
     def prepare(
         cls,
         model: Path,
-        scheme: Scheme,
+        wish: Wish,
         config: QuantConfig,
         table: pa.Table,
         snapshot: dict[str, JsonValue],
@@ -65,7 +91,7 @@ class Quantization:
 
         Args:
             model: A checkpoint, or any Hugging Face folder with safetensors.
-            scheme: One that this host serves.
+            wish: What to make of it.
             config: The ``[quant]`` table.
             table: Rows of the log's ``examples`` view, with ``trainer.dataset.COLUMNS``.
             snapshot: What names those rows again.
@@ -78,21 +104,25 @@ class Quantization:
         fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
         table = only_tokenizer(table, tokenizer_hash(model))
         is_heldout = heldout_mask(table, float(str(fraction)))
-        calibration = choose_rows(
-            table.filter(~is_heldout), config.calibration_rows, config.max_length, config.seed
-        )
+        if config.calibration_text is not None:
+            calibration = text_sample(config.calibration_text, model, config)
+        else:
+            calibration = choose_rows(
+                table.filter(~is_heldout), config.calibration_rows, config.max_length, config.seed
+            )
         teacher = parent.teacher_revision or model_revision(model)
         is_teachers = pa.compute.equal(table["model_revision"], teacher)
         measured = table.filter(pa.compute.and_(pa.array(is_heldout), is_teachers))
-        measured = measured.slice(0, MEASURED_ROWS)
-        return cls(model, parent, scheme, config, snapshot, calibration, measured)
+        heldout = HeldOut.of(measured, model, config.max_length)
+        return cls(model, parent, wish, config, snapshot, calibration, heldout)
 
     def run(self, out: Path, trial: Trial | None, screen: Screen) -> Manifest:
         """Quantize, measure, try in the engine, publish; the bundle appears whole or not at all.
 
         Args:
             out: Folder of the bundle; must not exist.
-            trial: Called with the finished folder; raises if it cannot be served. None skips it.
+            trial: Called with the finished folder, the model it holds and token ids to try it on;
+                raises if it cannot be served. None skips it.
             screen: Shows the progress.
 
         Raises:
@@ -105,61 +135,133 @@ class Quantization:
         model = open_teacher(self.model, torch.device("cpu"))
         parameters = count_parameters(model)
         before = self._measure(model, screen)
+        reference = self._reference(model)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             draft = Path(scratch, "draft")
             draft.mkdir()
-            self._write(model, draft, screen)
-            quality = self._measure(model, screen) | {
-                f"unquantized_{name}": before[name] for name in COMPARED if name in before
-            }
-            quality["engine_checked"] = float(trial is not None)
+            model, figures = self._make(model, draft, screen)
+            figures |= self._compare(before, self._measure(model, screen))
+            if reference is not None:
+                seen = reference.compare(model)
+                figures |= {"kl_to_parent_nats": seen.kl_nats}
+                figures |= {"top1_agreement_with_parent": seen.top1_agreement}
+            self._check_floor(figures)
+            figures["engine_checked"] = float(trial is not None)
             if trial is not None:
                 screen.say("trying it in vLLM")
-                trial(draft)
+                figures |= trial(draft, model, self.calibration.sample.sequences)
             lineage = self._lineage()
-            return publish(draft, out, lineage=lineage, parameters=parameters, quality=quality)
+            return publish(draft, out, lineage=lineage, parameters=parameters, quality=figures)
 
-    def _write(self, model: PreTrainedModel, draft: Path, screen: Screen) -> None:
-        """Quantize in place and write the result."""
-        layers = linear_layers(model)
-        named = model.named_modules()
-        ignored = [n for n, m in named if isinstance(m, nn.Linear) and n not in layers]
-        screen.say(f"quantizing on {len(self.calibration.sequences)} examples", len(layers))
-        weights = quantize_layers(
-            model,
-            layers,
-            self.calibration.sequences,
-            self.config.batch_tokens,
-            screen.advance,
-            largest_int8_weight(),
-        )
-        write_packed(self.model, draft, weights, ignored)
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model has."""
+        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        return int(config["vocab_size"])
 
-    def _measure(self, model: PreTrainedModel, screen: Screen) -> Quality:
-        """Compare with the teacher on held-out rows; empty without such rows."""
-        if not self.measured.num_rows:
-            return {}
+    def measure_parent(self, screen: Screen) -> Measured | None:
+        """Examine the model as it is; None if the log has no row for it."""
+        torch.set_num_threads(self.config.threads)
+        return self._measure(open_teacher(self.model, torch.device("cpu")), screen)
+
+    def search(self, screen: Screen) -> Sensitivity:
+        """Try every group of layers in every format, and leave nothing behind.
+
+        Raises:
+            CompressionError: If the model has no layer to quantize, or one of odd width.
+            ModelError: If the folder holds no model.
+        """
+        torch.set_num_threads(self.config.threads)
+        screen.say("reading the model")
+        return self._search(open_teacher(self.model, torch.device("cpu")), screen)
+
+    def _search(self, model: PreTrainedModel, screen: Screen) -> Sensitivity:
+        largest = largest_int8(self.wish.target)
+        return search(model, self.calibration.sample, self.config, largest, screen)
+
+    def _make(
+        self, model: PreTrainedModel, draft: Path, screen: Screen
+    ) -> tuple[PreTrainedModel, Figures]:
+        """Write the bundle's folder; return the model it holds, and its layers' size."""
+        scheme, layers = self.wish.scheme, linear_layers(model)
+        stored = sum(layer.weight.numel() for layer in layers.values()) * model.config.dtype.itemsize
+        if scheme.library == COMPRESSOR:
+            screen.say(f"quantizing with {COMPRESSOR}")
+            packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
+            made = open_teacher(draft, torch.device("cpu"))
+            return made, {"layers_size_ratio": packed / stored}
+        formats = self._formats(model, screen)
+        ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+        rounded = make(model, scheme, formats, self.calibration.sample, self.config, screen)
+        write_packed(self.model, draft, rounded, [name for name in ignored if name not in rounded])
+        return model, {"layers_size_ratio": _size_ratio(rounded, layers, stored)}
+
+    def _formats(self, model: PreTrainedModel, screen: Screen) -> Mapping[str, Format]:
+        if self.wish.scheme.method == "mixed":
+            found = self._search(model, screen)
+            return found.formats_of(found.choose(self.wish.budget))
+        largest, group = largest_int8(self.wish.target), self.config.group_size
+        return uniform_formats(linear_layers(model), self.wish.scheme, self.parent, group, largest)
+
+    def _reference(self, model: PreTrainedModel) -> Reference | None:
+        if self.heldout is None:
+            return None
+        return Reference.of(model, self.heldout.sample, self.config.batch_tokens)
+
+    def _measure(self, model: PreTrainedModel, screen: Screen) -> Measured | None:
+        if self.heldout is None:
+            return None
         screen.say("measuring on held-out rows")
-        dataset = from_table(self.measured, self.model)
-        rows = torch.arange(len(dataset)).numpy()
-        quality = asdict(evaluate(model, dataset, rows, self.config.batch_tokens))
-        return {name: float(value) for name, value in quality.items()}
+        return self.heldout.measure(model, self.config.batch_tokens)
+
+    def _compare(self, before: Measured | None, after: Measured | None) -> Figures:
+        if before is None or after is None:
+            return {}
+        return compared(before, after)
+
+    def _check_floor(self, figures: Figures) -> None:
+        """Refuse, or mark, what keeps too little.
+
+        Raises:
+            CompressionError: If it was not forced.
+        """
+        worst = worst_slice(figures)
+        if worst is None or worst[1] >= self.config.floor:
+            return
+        if not self.wish.is_forced:
+            raise CompressionError(
+                f"{self.wish.scheme.name} keeps {worst[1]:.1%} of the model's exactly right answers "
+                f"in slice {worst[0]!r}, `floor` in [quant] is {self.config.floor:.1%}: nothing was "
+                "published; choose another scheme, or --force it"
+            )
+        figures["forced"] = 1.0
 
     def _lineage(self) -> Lineage:
         settings = self.config.model_dump(
-            mode="json", include={"calibration_rows", "max_length", "seed"}
+            mode="json",
+            include={"calibration_rows", "calibration_text", "max_length", "seed", "group_size"},
         )
         quantization: dict[str, JsonValue] = {
             **settings,
-            "largest_weight": largest_int8_weight(),
+            "target": self.wish.target,
+            "budget": self.wish.budget if self.wish.scheme.method == "mixed" else None,
+            "largest_weight": largest_int8(self.wish.target),
             "snapshot": self.snapshot,
         }
         return self.parent.model_copy(
             update={
                 "parent_revision": model_revision(self.model),
-                "scheme": self.scheme.name,
+                "scheme": self.wish.scheme.name,
                 "recipe": {**self.parent.recipe, "quantization": quantization},
                 "calibration_digest": self.calibration.digest,
             }
         )
+
+
+def _size_ratio(rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], stored: int) -> float:
+    """Size of the linear layers on disk over what it was; not of the output head."""
+    packed = sum(layer.size_bytes for name, layer in rounded.items() if name in layers)
+    left = [layer.weight for name, layer in layers.items() if name not in rounded]
+    each = stored / sum(layer.weight.numel() for layer in layers.values())
+    return (packed + sum(weight.numel() for weight in left) * each) / stored

@@ -1,13 +1,51 @@
-"""Which compression schemes vLLM serves on which host, and why not the others (data).
+"""Which compression schemes vLLM serves on which machine, and why not the others (data).
 
-The refusals were measured on vLLM 0.32's CPU build; the reasons quote what it said.
+What is said of CPUs with AVX-512 was measured on vLLM 0.32's CPU build, of those with AVX2 too
+where docs/quantize.md says so; the reasons quote what it said. What is said of GPUs is what its
+documentation and the list of its kernels say, and nobody has run here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from capture.errors import ConfigError
-from capture.host import Host
 from quant.errors import SchemeError
+from quant.target import CPUS, TARGETS, Target
+
+Method = Literal["rtn", "gptq", "awq", "fp8", "nvfp4", "mxfp4", "mixed", "qat", "gguf", ""]
+Kernels = Mapping[Target, str]
+
+OURS = "retort"
+COMPRESSOR = "llm-compressor 0.14.0.1"
+TORCH_KERNEL = "TorchWNA16 (retort's, on torch's kernels)"
+
+INT8_KERNELS: Kernels = {
+    **dict.fromkeys(CPUS, "CPUInt8ScaledMM"),
+    **dict.fromkeys(("turing", "ampere", "ada", "hopper"), "CutlassInt8ScaledMM"),
+}
+INT8_WEIGHT_KERNELS: Kernels = {
+    **dict.fromkeys(CPUS, TORCH_KERNEL),
+    **dict.fromkeys(("turing", "ampere", "ada", "hopper", "blackwell"), "Marlin"),
+}
+INT4_KERNELS: Kernels = {
+    "avx2": TORCH_KERNEL,
+    **dict.fromkeys(("avx512", "amx", "arm"), "CPUWNA16"),
+    **dict.fromkeys(("turing", "ampere", "ada", "blackwell"), "Marlin"),
+    "hopper": "Machete",
+}
+FP8_KERNELS: Kernels = {
+    **dict.fromkeys(("turing", "ampere"), "MarlinFP8 (weights only)"),
+    **dict.fromkeys(("ada", "hopper", "blackwell"), "CutlassFP8ScaledMM"),
+}
+FP4_KERNELS: Kernels = {
+    **dict.fromkeys(("ampere", "ada", "hopper"), "MarlinNvFp4 (weights only)"),
+    "blackwell": "CutlassNvFp4",
+}
+MXFP4_KERNELS: Kernels = {
+    **dict.fromkeys(("ampere", "ada", "hopper"), "MarlinMxFp4 (weights only)"),
+    "blackwell": "FlashInferMxFp4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,86 +55,83 @@ class Scheme:
     Attributes:
         weight_bits: Per weight of the linear layers; embeddings and output head stay as they are.
         activation_bits: Of the inputs of those layers, 16 for none.
-        library: What makes it; empty if nothing here does.
-        cpu_kernel: Of vLLM's CPU build; empty if it has none or nothing here makes the scheme.
-        cuda_kernel: Of its CUDA build, likewise.
-        reason: Why vLLM's CPU build cannot serve it.
-        nearest: Scheme to use instead.
+        method: How weights are rounded; empty if nothing here makes the scheme.
+        library: What makes it; empty likewise.
+        kernels: Of vLLM, by target; none for one where it has none.
+        reason: Why vLLM cannot serve it where it has none.
+        nearest: Scheme to use instead there.
     """
 
     name: str
     weight_bits: int
     activation_bits: int
+    method: Method = ""
     library: str = ""
-    cpu_kernel: str = ""
-    cuda_kernel: str = ""
+    kernels: Kernels = field(default_factory=dict)
     reason: str = ""
-    nearest: str = ""
+    nearest: str = "int8"
 
-    def kernel(self, host: Host) -> str:
-        """The engine's kernel on a host; empty if it has none, or nothing here makes the scheme."""
-        return self.cpu_kernel if host == "cpu" else self.cuda_kernel
+    def kernel(self, target: Target) -> str:
+        """The engine's kernel there; empty if it has none, or nothing here makes the scheme."""
+        return self.kernels.get(target, "") if self.method else ""
 
 
+NO_INTEGERS = "vLLM has no INT8 products for GPUs of compute capability 10.0 and later"
+SLOW_FP8 = (
+    "it decodes 45 times slower than bfloat16 with dynamic scales, fails at run time with static "
+    "ones, and needs AMX for blocks"
+)
 SCHEMES = (
-    Scheme("int8", 8, 8, "retort (GPTQ)", "CPUInt8ScaledMM", "CutlassInt8ScaledMM"),
-    Scheme(
-        "int8-weight",
-        8,
-        16,
-        reason="its 4-bit kernel takes no 8-bit weights (uint8b128)",
-        nearest="int8",
-    ),
-    Scheme(
-        "fp8",
-        8,
-        8,
-        reason="it decodes 45 times slower than bfloat16 with dynamic scales, fails at run time "
-        "with static ones, and needs AMX for blocks",
-        nearest="int8",
-    ),
+    Scheme("int8", 8, 8, "gptq", OURS, INT8_KERNELS, NO_INTEGERS, "fp8"),
+    Scheme("int8-qat", 8, 8, "qat", OURS, INT8_KERNELS, NO_INTEGERS, "fp8"),
+    Scheme("int8-weight", 8, 16, "rtn", OURS, INT8_WEIGHT_KERNELS),
+    Scheme("int4-rtn", 4, 16, "rtn", OURS, INT4_KERNELS),
+    Scheme("int4-gptq", 4, 16, "gptq", OURS, INT4_KERNELS),
+    Scheme("int4-awq", 4, 16, "awq", COMPRESSOR, INT4_KERNELS),
+    Scheme("int4-qat", 4, 16, "qat", OURS, INT4_KERNELS),
+    Scheme("mixed", 4, 8, "mixed", OURS, {**INT4_KERNELS, "blackwell": ""}, NO_INTEGERS, "fp8"),
+    Scheme("fp8", 8, 8, "fp8", COMPRESSOR, FP8_KERNELS, SLOW_FP8),
+    Scheme("nvfp4", 4, 4, "nvfp4", COMPRESSOR, FP4_KERNELS, "it has no NVFP4 kernel", "int4-gptq"),
+    Scheme("mxfp4", 4, 4, "mxfp4", COMPRESSOR, MXFP4_KERNELS, "it has no MXFP4 kernel", "int4-gptq"),
     Scheme(
         "w4a8",
         4,
         8,
         reason="it has no packed kernel without AMX and runs 15 times slower than bfloat16",
-        nearest="int8",
-    ),
-    Scheme("nvfp4", 4, 4, reason="it has no NVFP4 kernel", nearest="int8"),
-    Scheme("mxfp4", 4, 4, reason="it has no MXFP4 kernel", nearest="int8"),
-    Scheme(
-        "gguf",
-        4,
-        16,
-        reason="it no longer reads GGUF, and the plugin that does needs Triton",
-        nearest="int8",
+        nearest="int4-gptq",
     ),
 )
 
 
-def find_scheme(name: str, host: Host) -> Scheme:
-    """Return a scheme that a host serves.
+def find_scheme(name: str, target: Target) -> Scheme:
+    """Return a scheme that a target serves.
 
     Raises:
         ConfigError: If there is no scheme of this name.
-        SchemeError: If the host cannot serve it.
+        SchemeError: If the target cannot serve it.
     """
     by_name = {scheme.name: scheme for scheme in SCHEMES}
     if name not in by_name:
         raise ConfigError(
             f"--scheme is {name!r}, expected one of {', '.join(by_name)}; "
-            "`retort quantize matrix` says what this host serves"
+            "`retort quantize matrix` says what this machine serves"
         )
     scheme = by_name[name]
-    if not scheme.kernel(host):
-        raise SchemeError(f"{name}: {refusal(scheme, host)}; use {scheme.nearest}")
+    if why := refusal(scheme, target):
+        raise SchemeError(f"{name}: {why}; use {scheme.nearest}")
     return scheme
 
 
-def refusal(scheme: Scheme, host: Host) -> str:
-    """Say why a host does not serve a scheme; empty if it does."""
-    if scheme.kernel(host):
+def served(target: Target) -> tuple[Scheme, ...]:
+    """Schemes that a target serves, in the order of the table."""
+    return tuple(scheme for scheme in SCHEMES if scheme.kernel(target))
+
+
+def refusal(scheme: Scheme, target: Target) -> str:
+    """Say why a target does not serve a scheme; empty if it does."""
+    if scheme.kernel(target):
         return ""
-    if host == "cpu":
-        return f"not served by vLLM on this CPU because {scheme.reason}"
-    return "not made by this retort"
+    if not scheme.method:
+        return f"not made by this retort, and not worth it: {scheme.reason}"
+    elsewhere = [name for name in TARGETS if scheme.kernel(name)]
+    return f"not served by vLLM on {target} because {scheme.reason}; served on {', '.join(elsewhere)}"

@@ -70,6 +70,8 @@ class TrainerConfig(BaseModel):
         student: Hugging Face folder to start from; without it the teacher is cut down.
         from_scratch: Take only that folder's ``config.json``, and random weights.
         lora_rank: Learn corrections of this rank of that student's linear layers, not its weights.
+        fake_quantize: Train for export as this format: the student computes with weights rounded
+            as ``retort quantize --scheme int4-qat`` or ``int8-qat`` will round them.
         out: Folder that receives ``checkpoint/``, ``tensorboard/`` and ``metrics.json``.
         flagged: What rows are for whose distribution a grammar or a penalty has changed:
             ``cross_entropy`` of their tokens, or ``leave_out``.
@@ -102,6 +104,7 @@ class TrainerConfig(BaseModel):
     from_scratch: bool = False
     lora_rank: PositiveInt | None = None
     cut: CutConfig = CutConfig()
+    fake_quantize: Literal["int8", "int4"] | None = None
     out: Path
     flagged: Literal["cross_entropy", "leave_out"] = "cross_entropy"
     loss: LossName = "forward_kl"
@@ -126,6 +129,11 @@ class TrainerConfig(BaseModel):
     def _start(self) -> "TrainerConfig":
         if self.lora_rank is not None and self.student is None:
             raise ValueError("lora_rank needs a student to correct: name its folder with student")
+        if self.lora_rank is not None and self.fake_quantize is not None:
+            raise ValueError(
+                "fake_quantize trains the weights that are exported, lora_rank leaves them as they "
+                "are: leave out one of them"
+            )
         if self.from_scratch and self.student is None:
             raise ValueError("from_scratch needs a config.json: name its folder with student")
         if self.from_scratch and self.lora_rank is not None:

@@ -22,6 +22,7 @@ from trainer.course import Course, Point, by_metric, divide
 from trainer.dataset import Ints
 from trainer.evaluation import Quality
 from trainer.examination import Examination
+from trainer.fake import fake_quantize, grid_of
 from trainer.guard import EntropyGuard
 from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
@@ -113,6 +114,8 @@ class Distillation:
         student, teacher_parameters = handed_on(group, make, device)
         if config.lora_rank is not None:
             add_adapters(student, config.lora_rank, config.seed)
+        if config.fake_quantize is not None:
+            fake_quantize(student, config.fake_quantize)
         material = material.fitted(student)
         examination = Examination(material.dataset, 4 * config.batch_tokens, task, config.eval_rows)
         made = (student, teacher_parameters)
@@ -265,6 +268,8 @@ class Distillation:
             exclude={"log", "teacher", "student", "out", "threads", "device", "baseline", "scale"},
         )
         recipe["metric"] = _name(config.metric)
+        if config.fake_quantize is not None:
+            recipe["fake_quantize_grid"] = asdict(grid_of(self.student, config.fake_quantize))
         if self.rollouts is not None:
             recipe["rollouts"] = self.rollouts.model_dump(mode="json")
         return Lineage(

@@ -9,8 +9,7 @@ from capture.engine import Engine
 
 def cpu_seconds(engine: Engine) -> float:
     """Time that an engine's living processes have computed so far."""
-    assert engine._process is not None
-    watchdog = psutil.Process(engine._process._process.pid)
+    watchdog = psutil.Process(engine.pid)
     total = 0.0
     for process in watchdog.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -35,7 +35,7 @@ def test_no_held_out_prompt_is_calibrated_on(
 
     chosen = choose_rows(allowed, rows, 64, seed)
 
-    seen = [sequence[: len(sequence) // 2].tolist() for sequence in chosen.sequences]
+    seen = [sequence[: len(sequence) // 2].tolist() for sequence in chosen.sample.sequences]
     assert allowed["prompt_ids"].to_pylist() == expected
     assert len(seen) == min(rows, len(expected))
     assert all(prompt in expected for prompt in seen)
@@ -49,16 +49,26 @@ def test_a_log_that_is_all_held_out_cannot_be_calibrated_on() -> None:
 
 
 def test_every_length_is_drawn_from() -> None:
-    chosen = choose_rows(examples([[7] * n for n in range(1, 101)]), 10, 1000, seed=0)
+    chosen = choose_rows(examples([[7] * n for n in range(1, 97)]), 16, 1000, seed=0)
 
-    lengths = np.array([len(sequence) for sequence in chosen.sequences]) // 2
-    assert ((lengths - 1) // 10).tolist() == list(range(10))
+    lengths = np.array([len(sequence) for sequence in chosen.sample.sequences]) // 2
+    assert ((lengths - 1) // 12).tolist() == [octile for octile in range(8) for _ in range(2)]
+    assert list(chosen.sample.prompt_lengths) == lengths.tolist()
+
+
+def test_the_rare_among_the_common_is_drawn() -> None:
+    usual, unusual = [[1, 2, 3, 4]] * 90, [[n, n + 1, n + 2, n + 3] for n in range(10, 50, 4)]
+
+    chosen = choose_rows(examples([*usual, *unusual]), 32, 64, seed=0)
+
+    seen = [sequence[:4].tolist() for sequence in chosen.sample.sequences]
+    assert sum(prompt in unusual for prompt in seen) >= 3
 
 
 def test_long_rows_are_cut() -> None:
     chosen = choose_rows(examples([[1, 2, 3]]), 4, 5, seed=0)
 
-    assert [sequence.tolist() for sequence in chosen.sequences] == [[1, 2, 3, 99, 99]]
+    assert [sequence.tolist() for sequence in chosen.sample.sequences] == [[1, 2, 3, 99, 99]]
 
 
 def test_the_digest_names_the_rows_and_not_their_order() -> None:

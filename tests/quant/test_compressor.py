@@ -5,9 +5,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quant import compressor
 from quant.calibration import Tokens
-from quant.compressor import linear_layers, quantize_layers
+from quant.compressor import (
+    Formats,
+    batches_of,
+    compensate_layers,
+    group_size,
+    linear_layers,
+    output_head,
+)
 from quant.errors import CompressionError
-from quant.linear import Int8Linear
+from quant.formats import int8
+from quant.linear import RoundedLinear
+from quant.packed import Layer
 
 
 def make_model(*, tied: bool) -> LlamaForCausalLM:
@@ -24,6 +33,15 @@ def make_model(*, tied: bool) -> LlamaForCausalLM:
             tie_word_embeddings=tied,
         )
     ).eval()
+
+
+def compensate(
+    model: LlamaForCausalLM, rows: list[Tokens], batch_tokens: int, finished: list[str]
+) -> dict[str, Layer]:
+    layers = linear_layers(model)
+    formats: Formats = dict.fromkeys(layers, int8(127))
+    batches = batches_of(rows, batch_tokens)
+    return compensate_layers(model, layers, formats, batches, lambda: finished.append("layer"))
 
 
 def sequences(*lengths: int) -> list[Tokens]:
@@ -43,12 +61,12 @@ def test_the_output_head_is_left_alone(tied: bool) -> None:
 def test_padding_is_not_calibrated_on() -> None:
     alone, together = make_model(tied=True), make_model(tied=True)
 
-    one_by_one = quantize_layers(alone, linear_layers(alone), sequences(3, 40), 1, lambda: None)
-    padded = quantize_layers(together, linear_layers(together), sequences(3, 40), 99, lambda: None)
+    one_by_one = compensate(alone, sequences(3, 40), 1, [])
+    padded = compensate(together, sequences(3, 40), 99, [])
 
     assert one_by_one.keys() == padded.keys()
-    for name, weight in one_by_one.items():
-        same = (weight.values_OI == padded[name].values_OI).float().mean()
+    for name, layer in one_by_one.items():
+        same = (layer.weight.values_OI == padded[name].weight.values_OI).float().mean()
         assert same > 0.99, name  # sums of another order may tip a weight on the fence
 
 
@@ -57,14 +75,12 @@ def test_layers_that_do_not_fit_into_memory_at_once_are_done_in_turns(
 ) -> None:
     monkeypatch.setattr(compressor, "HESSIAN_BYTES", 3 * 4 * 32**2)
     model = make_model(tied=False)
-    finished: list[int] = []
+    finished: list[str] = []
 
-    weights = quantize_layers(
-        model, linear_layers(model), sequences(20), 64, lambda: finished.append(1)
-    )
+    weights = compensate(model, sequences(20), 64, finished)
 
-    int8 = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
-    assert sorted(int8) == sorted(weights)
+    rounded = [name for name, module in model.named_modules() if isinstance(module, RoundedLinear)]
+    assert sorted(rounded) == sorted(weights)
     assert len(finished) == len(weights) == 2 * 7
 
 
@@ -74,4 +90,17 @@ def test_a_model_that_overflows_is_refused_by_layer() -> None:
         model.model.layers[1].input_layernorm.weight[0] = torch.inf
 
     with pytest.raises(CompressionError, match=r"inputs of model\.layers\.1\.self_attn\.q_proj"):
-        quantize_layers(model, linear_layers(model), sequences(8), 64, lambda: None)
+        compensate(model, sequences(8), 64, [])
+
+
+def test_the_output_head_is_its_own_layer_only_where_it_is_not_the_embeddings() -> None:
+    assert output_head(make_model(tied=True)) == {}
+    assert list(output_head(make_model(tied=False))) == ["lm_head"]
+
+
+def test_the_group_is_the_largest_that_divides_every_layer() -> None:
+    layers = linear_layers(make_model(tied=True))  # widths 32 and 48
+
+    with pytest.raises(CompressionError, match="has 48 input channels, which groups of 32 do not"):
+        group_size(layers)
+    assert group_size(layers, 16) == 16

@@ -14,7 +14,9 @@ TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, hidden_size: int = 64) -> Path:
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, hidden_size: int = 64, tied: bool = True
+) -> Path:
     """Write a float32 Llama with a byte-level tokenizer and a chat template."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *letters])}
@@ -39,7 +41,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden_size: int = 64) -> Pa
             num_key_value_heads=hidden_size // 32,
             head_dim=32,
             max_position_embeddings=512,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
             initializer_range=0.15,
             eos_token_id=1,
             pad_token_id=0,

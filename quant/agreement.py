@@ -1,0 +1,68 @@
+"""Whether the engine computes with a bundle what the checkpoint's own arithmetic says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from quant.calibration import Tokens
+
+# bfloat16 alone: 0.004 in the mean; INT8: 0.008. See docs/quantize.md.
+MOST_NATS = 0.05
+ASK_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of two sets of log-probabilities of the same tokens, in nats."""
+
+    mean_difference: float
+    largest_difference: float
+    tokens: int
+
+
+def agree(
+    url: str, served_name: str, model: PreTrainedModel, sequences: Sequence[Tokens]
+) -> Agreement:
+    """Compare the log-probability of every token after the first of each sequence.
+
+    Args:
+        url: Of an engine that serves the bundle.
+        served_name: What it calls it.
+        model: The bundle's arithmetic in this process.
+        sequences: Of at least two tokens.
+    """
+    differences = [
+        np.abs(_engines(url, served_name, sequence) - own_logprobs(model, sequence))
+        for sequence in sequences
+    ]
+    together = np.concatenate(differences)
+    return Agreement(float(together.mean()), float(together.max()), len(together))
+
+
+def _engines(url: str, served_name: str, sequence: Tokens) -> np.ndarray:
+    ids = sequence.tolist()
+    body = {"model": served_name, "prompt": ids, "max_tokens": 1, "temperature": 0}
+    answer = httpx.post(
+        f"{url}/v1/completions",
+        json={**body, "prompt_logprobs": 0},
+        timeout=ASK_TIMEOUT_SECONDS,
+        trust_env=False,
+    )
+    answer.raise_for_status()
+    entries = answer.json()["choices"][0]["prompt_logprobs"][1:]
+    return np.array(
+        [entry[str(token)]["logprob"] for entry, token in zip(entries, ids[1:], strict=True)]
+    )
+
+
+@torch.inference_mode()
+def own_logprobs(model: PreTrainedModel, sequence: Tokens) -> np.ndarray:
+    """Log-probability of every token after the first of a sequence: ``(T - 1,)``."""
+    ids_1T = torch.from_numpy(sequence)[None]
+    logprobs_TV = model(ids_1T, use_cache=False).logits[0].float().log_softmax(dim=-1)
+    picked: np.ndarray = logprobs_TV[:-1].gather(1, ids_1T[0, 1:, None])[:, 0].numpy()
+    return picked

@@ -1,0 +1,106 @@
+"""What a quantized model is examined on: held-out rows of its teacher, overall and by slice."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedModel
+
+from quant.calibration import Sample, sample_of
+from trainer.dataset import Dataset, Ints, Ragged, answered, from_table
+from trainer.evaluation import Quality, evaluate
+from trainer.rarity import rarity
+
+MAX_ROWS = 512
+MIN_SLICE_ROWS = 20  # fewer say nothing of a slice
+TAIL = 0.2  # share of the rows that are called rare, or long
+ALL = "all"
+
+Figures = dict[str, float]
+Measured = dict[str, Quality]  # by slice
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Rows that neither training nor calibration has seen.
+
+    Attributes:
+        dataset: The rows with the teacher's distribution.
+        sample: The same as token ids.
+        slices: Row numbers by name: all, the common and the rare, the short and the long.
+    """
+
+    dataset: Dataset
+    sample: Sample
+    slices: dict[str, Ints]
+
+    @classmethod
+    def of(cls, table: pa.Table, model: Path, max_length: int) -> Self | None:
+        """Take held-out rows of one teacher; None if there are none.
+
+        Args:
+            table: Rows of the log's ``examples`` view.
+            model: Folder with the tokenizer.
+            max_length: Tokens kept of each row where only token ids are looked at.
+        """
+        table = answered(table).slice(0, MAX_ROWS)
+        if not table.num_rows:
+            return None
+        dataset = from_table(table, model)
+        return cls(dataset, sample_of(table, max_length), slices_of(dataset))
+
+    def measure(self, model: PreTrainedModel, batch_tokens: int) -> Measured:
+        """Compare a model with the teacher, slice by slice."""
+        return {
+            name: evaluate(model, self.dataset, rows, batch_tokens)
+            for name, rows in self.slices.items()
+        }
+
+
+def slices_of(dataset: Dataset) -> dict[str, Ints]:
+    """Return the row numbers of each slice that has ``MIN_SLICE_ROWS``, and of all rows."""
+    rows = np.arange(len(dataset))
+    found = {ALL: rows}
+    orders = {
+        ("common", "rare"): rarity(dataset.prompt_ids),
+        ("short", "long"): dataset.lengths,
+    }
+    cut = round(len(rows) * (1 - TAIL))
+    for (usual, unusual), values in orders.items():
+        order = np.argsort(values, kind="stable")
+        found |= {usual: np.sort(order[:cut]), unusual: np.sort(order[cut:])}
+    return {n: each for n, each in found.items() if n == ALL or len(each) >= MIN_SLICE_ROWS}
+
+
+def compared(before: Measured, after: Measured) -> Figures:
+    """Figures of a bundle's manifest: what it is worth, and what it has kept.
+
+    ``quality_ratio`` is the share of exactly right answers that it keeps, NaN where there were
+    none to keep.
+    """
+    figures = {name: float(value) for name, value in asdict(after[ALL]).items()}
+    for name in ("kl_to_teacher_nats", "top1_agreement", "exact_match"):
+        figures[f"unquantized_{name}"] = float(getattr(before[ALL], name))
+    ratios = {name: _ratio(before[name], after[name]) for name in after}
+    figures["quality_ratio"] = ratios.pop(ALL)
+    figures |= {f"quality_ratio_{name}": ratio for name, ratio in ratios.items()}
+    return figures
+
+
+def worst_slice(figures: Figures) -> tuple[str, float] | None:
+    """The slice that keeps least, overall counted as one; None where nothing was measured."""
+    ratios = {
+        name: value
+        for name, value in figures.items()
+        if name.startswith("quality_ratio") and not np.isnan(value)
+    }
+    if not ratios:
+        return None
+    name = min(ratios, key=ratios.__getitem__)
+    return name.removeprefix("quality_ratio").removeprefix("_") or ALL, ratios[name]
+
+
+def _ratio(before: Quality, after: Quality) -> float:
+    return after.exact_match / before.exact_match if before.exact_match else float("nan")

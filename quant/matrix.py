@@ -1,0 +1,239 @@
+"""Every scheme on every model, served and measured side by side."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import JsonValue
+from transformers import PreTrainedModel
+
+from capture.engine import Engine, EngineSpec
+from capture.errors import CaptureError
+from capture.log import Log
+from capture.revision import model_revision
+from quant.calibration import Tokens
+from quant.config import QuantConfig
+from quant.errors import QuantError
+from quant.heldout import ALL, Figures, worst_slice
+from quant.pareto import advice, on_front
+from quant.quantization import Quantization, Wish
+from quant.schemes import Scheme, find_scheme, served
+from quant.screen import Screen
+from quant.serving import examine, trial_spec
+from quant.speed import Speed, compare_speeds
+from quant.target import this_target
+from trainer.dataset import COLUMNS
+from trainer.errors import TrainerError
+from trainer.manifest import MANIFEST, read_manifest
+
+AS_IT_IS = "none"
+FAILURES = (QuantError, CaptureError, TrainerError)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all measurements of one call share.
+
+    Attributes:
+        config: The ``[quant]`` table.
+        table: Rows of the log.
+        snapshot: What names them.
+        out: Folder for the bundles.
+        screen: Shows the progress.
+        yardstick: Engines of the models as they are, the first model's first.
+    """
+
+    config: QuantConfig
+    table: pa.Table
+    snapshot: dict[str, JsonValue]
+    out: Path
+    screen: Screen
+    engines: ExitStack
+    running: dict[Path, Engine] = field(default_factory=dict)
+
+    def plain(self, model: Path) -> Engine:
+        """An engine of a model as it is, started on first use and kept."""
+        if model not in self.running:
+            spec = trial_spec(model, self.config, self.out / f"{model.name}.engine.log")
+            engine = self.engines.enter_context(Engine.start(spec))
+            engine.wait_ready(self.config.engine_timeout_seconds)
+            self.running[model] = engine
+        return self.running[model]
+
+
+def measure_models(
+    models: Sequence[Path],
+    config: QuantConfig,
+    log: Log,
+    out: Path,
+    schemes: Sequence[Scheme] | None,
+    screen: Screen,
+) -> dict[str, Any]:
+    """Quantize every model by every scheme, try each in vLLM and write ``matrix.json``.
+
+    Args:
+        models: Folders; speeds are told beside the first one's.
+        config: Of each quantization.
+        log: Rows to calibrate and to measure on.
+        out: Folder for the bundles and ``matrix.json``; bundles that are there already are kept
+            and not measured again.
+        schemes: To try; None tries all that this machine serves.
+        screen: Shows the progress.
+
+    Returns:
+        What ``matrix.json`` holds.
+
+    Raises:
+        CalibrationError: If the log has no rows for a model.
+        EngineError: If a model as it is cannot be served.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    snapshot = log.snapshot(config.where)
+    table = log.read(snapshot, list(COLUMNS))
+    rows: list[Row] = []
+    with ExitStack() as engines:
+        bench = Bench(config, table, snapshot.model_dump(mode="json"), out, screen, engines)
+        for model in models:
+            rows += _measure_model(model, models[0], schemes, bench)
+    for row, is_best in zip(rows, on_front(rows), strict=True):
+        row["pareto"] = is_best
+    content = {
+        "target": this_target(),
+        "floor": config.floor,
+        "rows": rows,
+        "advice": advice(rows, config.floor),
+    }
+    (out / "matrix.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def _measure_model(
+    model: Path, first: Path, schemes: Sequence[Scheme] | None, bench: Bench
+) -> list[Row]:
+    wishes = schemes if schemes is not None else _fitting(model)
+    rows = [_plain_row(model, first, bench)]
+    for scheme in wishes:
+        began = time.monotonic()
+        row: Row = {"model": rows[0]["model"], "folder": model.name, "scheme": scheme.name}
+        row |= {"library": scheme.library, "made": False, "served": False, "error": None}
+        try:
+            row |= _scheme_row(model, first, scheme, rows[0], bench)
+        except FAILURES as error:
+            row["error"] = str(error)
+            bench.screen.warn(f"{model.name}, {scheme.name}: {error}")
+        rows.append(row | {"seconds": time.monotonic() - began})
+    return rows
+
+
+def _fitting(model: Path) -> list[Scheme]:
+    """Schemes that this machine serves and this model is made for."""
+    recipe = read_manifest(model).lineage.recipe if (model / MANIFEST).exists() else {}
+    trained_for = recipe.get("fake_quantize")
+    return [
+        scheme
+        for scheme in served(this_target())
+        if scheme.method != "qat" or scheme.name == f"{trained_for}-qat"
+    ]
+
+
+def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
+    """The model as it is."""
+    bench.screen.say(f"{model.name} as it is")
+    began = time.monotonic()
+    int8 = find_scheme("int8", this_target())
+    job = Quantization.prepare(
+        model, Wish(int8, this_target()), bench.config, bench.table, bench.snapshot
+    )
+    measured = job.measure_parent(bench.screen)
+    engines = [bench.plain(first), bench.plain(model)]
+    speeds = compare_speeds(engines, job.vocabulary)
+    is_student = job.parent.teacher_revision not in (None, model_revision(model))
+    row: Row = {
+        "model": "student" if is_student else "teacher",
+        "folder": model.name,
+        "scheme": AS_IT_IS,
+        "library": "",
+        "made": True,
+        "served": True,
+        "error": None,
+        "size_bytes": _size(model),
+        "size_ratio": 1.0,
+        "size_ratio_layers": 1.0,
+        "quality_ratio": 1.0,
+        "quality_ratio_rare": 1.0,
+        "kl_to_parent_nats": 0.0,
+        **_speed_cells(speeds[1], speeds[1], speeds[0]),
+    }
+    if measured is not None:
+        quality = measured[ALL]
+        row |= {"exact_match": quality.exact_match, "worst_slice": "", "quality_ratio_worst": 1.0}
+        row |= {"kl_to_teacher_nats": quality.kl_to_teacher_nats}
+        row |= {f"exact_match_{name}": each.exact_match for name, each in measured.items()}
+    return row | {"seconds": time.monotonic() - began}
+
+
+def _scheme_row(model: Path, first: Path, scheme: Scheme, plain: Row, bench: Bench) -> Row:
+    """One scheme of one model.
+
+    Raises:
+        QuantError: If it cannot be made or served.
+        EngineError: Likewise.
+    """
+    out = bench.out / f"{model.name}-{scheme.name}"
+    wish = Wish(scheme, this_target(), is_forced=True)
+    job = Quantization.prepare(model, wish, bench.config, bench.table, bench.snapshot)
+    cells: Row = {}
+
+    def trial(draft: Path, made: PreTrainedModel, sequences: Sequence[Tokens]) -> Figures:
+        cells["made"] = True
+        log = bench.out / f"{out.name}.engine.log"
+        spec: EngineSpec = trial_spec(draft, bench.config, log)
+        with Engine.start(spec) as engine:
+            engine.wait_ready(bench.config.engine_timeout_seconds)
+            figures = examine(engine, made, sequences)
+            engines = [bench.plain(first), bench.plain(model), engine]
+            speeds = compare_speeds(engines, job.vocabulary)
+        cells.update(_speed_cells(speeds[2], speeds[1], speeds[0]))
+        log.unlink()
+        return figures
+
+    try:
+        manifest = job.run(out, trial, bench.screen)
+    except FAILURES as error:
+        return {**cells, "error": str(error)}
+    figures = manifest.quality
+    worst = worst_slice(figures) or ("", float("nan"))
+    kept = ("exact_match", "kl_to_teacher_nats", "kl_to_parent_nats", "quality_ratio")
+    return {
+        **cells,
+        "served": True,
+        "size_bytes": _size(out),
+        "size_ratio": _size(out) / plain["size_bytes"],
+        "size_ratio_layers": figures["layers_size_ratio"],
+        **{name: figures.get(name) for name in kept},
+        "quality_ratio_rare": figures.get("quality_ratio_rare"),
+        "top1_agreement_with_parent": figures.get("top1_agreement_with_parent"),
+        "worst_slice": worst[0],
+        "quality_ratio_worst": worst[1],
+        "engine_logprob_mean_nats": figures["engine_logprob_mean_nats"],
+    }
+
+
+def _speed_cells(ours: Speed, parents: Speed, first: Speed) -> Row:
+    return {
+        "tokens_per_second_ratio": ours.decode_over(parents),
+        "prefill_ratio": ours.prefill_over(parents),
+        "memory_bytes": ours.memory_bytes,
+        "speed": ours.decode_over(first),
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

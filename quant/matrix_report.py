@@ -1,0 +1,41 @@
+"""``matrix.html``: every scheme on every model, quality against cost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from capture.plots import COLOURS, axes_of, svg
+from quant.pages import render
+from quant.pareto import is_measured, recommended
+
+Row = Mapping[str, Any]
+
+
+def write_page(content: Mapping[str, Any], path: Path) -> None:
+    """Write the page; it needs nothing beside it."""
+    rows = content["rows"]
+    pick = recommended(rows, content["floor"])
+    render("matrix.html.j2", path, content=content, pick=pick, figure=_figure(rows, pick))
+
+
+def _figure(rows: list[Row], pick: Row | None) -> str:
+    """Right answers over speed, a colour per model, the front joined."""
+    axes = axes_of("Right answers against speed", "share of the teacher's answers, to the letter")
+    shown = [row for row in rows if is_measured(row)]
+    folders = list(dict.fromkeys(row["folder"] for row in shown))
+    for colour, folder in zip(COLOURS, folders, strict=False):
+        of_model = [row for row in shown if row["folder"] == folder]
+        places = [(row["speed"], row["exact_match"]) for row in of_model]
+        axes.plot(*zip(*places, strict=True), "o", color=colour, label=folder)
+        for row, place in zip(of_model, places, strict=True):
+            name = "as it is" if row["scheme"] == "none" else row["scheme"]
+            axes.annotate(name, place, (4, 3), textcoords="offset points", fontsize=7)
+    front = sorted((row["speed"], row["exact_match"]) for row in shown if row["pareto"])
+    if front:
+        axes.plot(*zip(*front, strict=True), "--", color="#9aa4b2", linewidth=1, label="front")
+    if pick is not None:
+        place = (pick["speed"], pick["exact_match"])
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color="#1c2430", label="pick")
+    axes.set_xlabel("tokens per second over the first model's")
+    axes.legend(frameon=False, fontsize=8)
+    return svg(axes)

@@ -1,0 +1,59 @@
+"""Which rows of a matrix are worth having (pure)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def on_front(rows: Sequence[Row]) -> list[bool]:
+    """Say of each row whether no other is better both in speed and in right answers."""
+    return [
+        is_measured(row)
+        and not any(_beats(other, row) for other in rows if is_measured(other))
+        for row in rows
+    ]
+
+
+def is_measured(row: Row) -> bool:
+    """Whether a row was served and examined."""
+    return bool(row["served"]) and row.get("exact_match") is not None
+
+
+def recommended(rows: Sequence[Row], floor: float) -> Row | None:
+    """The fastest row on the front that keeps its floor in its worst slice.
+
+    The floor is a share of the right answers of the model it was made of; of two that are equally
+    fast the better one.
+    """
+    kept = [
+        row
+        for row, is_best in zip(rows, on_front(rows), strict=True)
+        if is_best and row["quality_ratio_worst"] >= floor
+    ]
+    return max(kept, key=lambda row: (row["speed"], row["exact_match"]), default=None)
+
+
+def advice(rows: Sequence[Row], floor: float) -> str:
+    """The row to take, in words, with its reason."""
+    row = recommended(rows, floor)
+    if row is None:
+        return (
+            "No pick: the log has no held-out rows of these models' teacher, or nothing keeps "
+            f"{floor:.0%} of its model's right answers in every slice."
+        )
+    name = row["folder"] if row["scheme"] == "none" else f"{row['folder']} as {row['scheme']}"
+    return (
+        f"Take {name}: {row['speed']:.2f} times the first model's tokens per second, "
+        f"{row['exact_match']:.1%} of the teacher's answers to the letter, "
+        f"{row['quality_ratio_worst']:.1%} of its own model's right answers in its worst slice "
+        f"(floor {floor:.0%}), {row['size_bytes'] / 1e6:,.1f} MB. Nothing measured here is both "
+        "faster and right more often."
+    )
+
+
+def _beats(one: Row, other: Row) -> bool:
+    at_least = one["speed"] >= other["speed"] and one["exact_match"] >= other["exact_match"]
+    return at_least and (
+        one["speed"] > other["speed"] or one["exact_match"] > other["exact_match"]
+    )

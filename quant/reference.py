@@ -1,0 +1,85 @@
+"""What a model predicted before it was quantized, to compare with what it predicts after.
+
+Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from quant.calibration import Sample
+from quant.compressor import batches_of
+
+CHUNK_VALUES = 2**24  # of (N, V) logits that are held at once
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Of a model from what it was, means over completion tokens.
+
+    Attributes:
+        kl_nats: KL(before || after) over the whole vocabulary.
+        top1_agreement: Share of tokens whose likeliest token is the same.
+        tokens: How many were compared.
+    """
+
+    kl_nats: float
+    top1_agreement: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model's predictions of the completion tokens of a sample, kept as the head's inputs.
+
+    Attributes:
+        sample: What the model was run on.
+        batch_tokens: Padded tokens per forward pass.
+        hidden_ND: Inputs of the output head.
+        head_VD: Its weights.
+    """
+
+    sample: Sample
+    batch_tokens: int
+    hidden_ND: Tensor
+    head_VD: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: PreTrainedModel, sample: Sample, batch_tokens: int) -> Self:
+        """Run the model once."""
+        hidden = list(_hidden(model, sample, batch_tokens))
+        return cls(sample, batch_tokens, torch.cat(hidden), model.get_output_embeddings().weight)
+
+    @torch.inference_mode()
+    def compare(self, model: PreTrainedModel) -> Divergence:
+        """Run a model of the same vocabulary on the same sample."""
+        hidden_ND = torch.cat(list(_hidden(model, self.sample, self.batch_tokens)))
+        head = model.get_output_embeddings()
+        rows = max(1, CHUNK_VALUES // len(self.head_VD))
+        kl, agreed = 0.0, 0
+        for before_ND, after_ND in zip(
+            self.hidden_ND.split(rows), hidden_ND.split(rows), strict=True
+        ):
+            before_NV = (before_ND @ self.head_VD.T).float().log_softmax(dim=-1)
+            after_NV = head(after_ND).float().log_softmax(dim=-1)
+            kl += float((before_NV.exp() * (before_NV - after_NV)).sum())
+            agreed += int((before_NV.argmax(dim=-1) == after_NV.argmax(dim=-1)).sum())
+        tokens = len(hidden_ND)
+        return Divergence(kl / max(tokens, 1), agreed / max(tokens, 1), tokens)
+
+
+def _hidden(model: PreTrainedModel, sample: Sample, batch_tokens: int) -> Iterator[Tensor]:
+    """Inputs of the output head where it predicts a completion token: ``(N, D)`` per batch."""
+    first = 0
+    for token_ids_BT, is_real_BT in batches_of(sample.sequences, batch_tokens):
+        hidden_BTD = model.model(token_ids_BT, use_cache=False).last_hidden_state
+        starts = torch.tensor(sample.prompt_lengths[first : first + len(token_ids_BT)])[:, None]
+        first += len(token_ids_BT)
+        places_T = torch.arange(token_ids_BT.shape[1])
+        ends = is_real_BT.sum(dim=1, keepdim=True)
+        yield hidden_BTD[(places_T >= starts - 1) & (places_T < ends - 1)]

@@ -1,0 +1,62 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from quant.heldout import compared, slices_of, worst_slice
+from tests.support.answered_rows import answer
+from tests.support.tiny_model import make_tiny_model
+from trainer.dataset import from_table
+from trainer.evaluation import Quality
+
+GOOD = Quality(0.1, 0.9, 0.8, 0.8, 100, 0.2, 0.9, 1.0, 0.01, 100, 400)
+
+
+def test_a_bundle_is_as_good_as_its_worst_slice() -> None:
+    before = {"all": GOOD, "common": GOOD, "rare": replace(GOOD, exact_match=0.5)}
+    after = {
+        "all": replace(GOOD, exact_match=0.76),
+        "common": GOOD,
+        "rare": replace(GOOD, exact_match=0.3),
+    }
+
+    figures = compared(before, after)
+
+    assert math.isclose(figures["quality_ratio"], 0.95)
+    assert math.isclose(figures["quality_ratio_rare"], 0.6)
+    assert figures["unquantized_exact_match"] == 0.8
+    worst = worst_slice(figures)
+    assert worst is not None
+    assert worst[0] == "rare"
+    assert math.isclose(worst[1], 0.6)
+
+
+def test_a_slice_without_right_answers_has_none_to_keep() -> None:
+    none = replace(GOOD, exact_match=0.0)
+
+    figures = compared({"all": GOOD, "rare": none}, {"all": GOOD, "rare": none})
+
+    assert math.isnan(figures["quality_ratio_rare"])
+    assert worst_slice(figures) == ("all", 1.0)
+    assert worst_slice({"kl_to_teacher_nats": 0.1}) is None
+
+
+def test_slices_cover_the_rows_and_small_ones_are_left_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = make_tiny_model(tmp_path / "model")
+    large = from_table(answer(model, 120, tokens=2), model)
+    small = from_table(answer(model, 60, tokens=2), model)
+
+    slices = slices_of(large)
+
+    assert {name: len(rows) for name, rows in slices.items()} == {
+        "all": 120,
+        "common": 96,
+        "rare": 24,
+        "short": 96,
+        "long": 24,
+    }
+    assert set(slices["common"]) | set(slices["rare"]) == set(range(120))
+    longest = large.lengths[slices["long"]].min()
+    assert longest >= large.lengths[slices["short"]].max()
+    assert set(slices_of(small)) == {"all", "common", "short"}
+    assert np.array_equal(slices_of(small)["all"], np.arange(60))
