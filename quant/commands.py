@@ -1,6 +1,7 @@
 """``retort quantize``: from a checkpoint to a bundle, and what could be made of it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def quantize_app(words: list[str], prog_name: str) -> None:
 
 
 @run_app.command()
-def run(
+def run(  # noqa: PLR0913 - one per option
     model: ModelArgument,
     scheme: Annotated[str, typer.Option(help="One that `retort quantize matrix` calls served.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
@@ -147,9 +148,7 @@ def matrix(
     out: Annotated[
         Path, typer.Option(help="Folder for the bundles, matrix.json and matrix.html.")
     ] = Path("matrix"),
-    schemes: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas.")
-    ] = None,
+    schemes: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -208,9 +207,7 @@ def _prepared(model: Path, wish: "Wish", config: Path, screen: "Screen") -> "Qua
     return Quantization.prepare(model, wish, settings, table, snapshot.model_dump(mode="json"))
 
 
-def _quantize(
-    model: Path, out: Path, wish: "Wish", config: Path, *, check: bool
-) -> "Manifest":
+def _quantize(model: Path, out: Path, wish: "Wish", config: Path, *, check: bool) -> "Manifest":
     from quant.screen import Screen  # noqa: PLC0415
 
     with Screen.opened() as screen:
@@ -223,7 +220,7 @@ def _quantize(
         from quant.serving import try_serving  # noqa: PLC0415
 
         log = out.with_name(f"{out.name}.engine.log")
-        return job.run(out, lambda *made: try_serving(*made, job.config, log), screen)
+        return job.run(out, partial(try_serving, config=job.config, log_path=log), screen)
 
 
 def _describe(scheme: Scheme, target: Target) -> dict[str, str | int]:

@@ -52,7 +52,8 @@ def pack(rounded: Rounded, grid: Grid) -> torch.Tensor:
     offset = 1 << (grid.bits - 1)
     unsigned_OI = rounded.values_OI.to(torch.int64) + offset
     missing = -unsigned_OI.shape[1] % per_word
-    words_OWP = torch.nn.functional.pad(unsigned_OI, (0, missing)).unflatten(1, (-1, per_word))
+    padded = torch.nn.functional.pad(unsigned_OI, (0, missing))
+    words_OWP = padded.view(len(padded), -1, per_word)
     shifts_P = torch.arange(per_word) * grid.bits
-    words_OW = (words_OWP << shifts_P).sum(dim=2)
+    words_OW: torch.Tensor = (words_OWP << shifts_P).sum(dim=2)
     return (words_OW - ((words_OW >> 31) << 32)).to(torch.int32)  # the top bit is int32's sign

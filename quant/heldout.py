@@ -9,7 +9,7 @@ import pyarrow as pa
 from transformers import PreTrainedModel
 
 from quant.calibration import Sample, sample_of
-from trainer.dataset import Dataset, Ints, Ragged, answered, from_table
+from trainer.dataset import Dataset, Ints, answered, from_table
 from trainer.evaluation import Quality, evaluate
 from trainer.rarity import rarity
 
@@ -17,6 +17,7 @@ MAX_ROWS = 512
 MIN_SLICE_ROWS = 20  # fewer say nothing of a slice
 TAIL = 0.2  # share of the rows that are called rare, or long
 ALL = "all"
+RATIO = "quality_ratio"
 
 Figures = dict[str, float]
 Measured = dict[str, Quality]  # by slice
@@ -77,30 +78,23 @@ def slices_of(dataset: Dataset) -> dict[str, Ints]:
 def compared(before: Measured, after: Measured) -> Figures:
     """Figures of a bundle's manifest: what it is worth, and what it has kept.
 
-    ``quality_ratio`` is the share of exactly right answers that it keeps, NaN where there were
-    none to keep.
+    ``quality_ratio`` is the share of exactly right answers that it keeps, overall and by slice;
+    of a slice in which there were none it is left out.
     """
     figures = {name: float(value) for name, value in asdict(after[ALL]).items()}
     for name in ("kl_to_teacher_nats", "top1_agreement", "exact_match"):
         figures[f"unquantized_{name}"] = float(getattr(before[ALL], name))
-    ratios = {name: _ratio(before[name], after[name]) for name in after}
-    figures["quality_ratio"] = ratios.pop(ALL)
-    figures |= {f"quality_ratio_{name}": ratio for name, ratio in ratios.items()}
+    for name, quality in after.items():
+        if before[name].exact_match:
+            ratio = quality.exact_match / before[name].exact_match
+            figures[RATIO if name == ALL else f"{RATIO}_{name}"] = ratio
     return figures
 
 
 def worst_slice(figures: Figures) -> tuple[str, float] | None:
     """The slice that keeps least, overall counted as one; None where nothing was measured."""
-    ratios = {
-        name: value
-        for name, value in figures.items()
-        if name.startswith("quality_ratio") and not np.isnan(value)
-    }
+    ratios = {name: value for name, value in figures.items() if name.startswith(RATIO)}
     if not ratios:
         return None
     name = min(ratios, key=ratios.__getitem__)
-    return name.removeprefix("quality_ratio").removeprefix("_") or ALL, ratios[name]
-
-
-def _ratio(before: Quality, after: Quality) -> float:
-    return after.exact_match / before.exact_match if before.exact_match else float("nan")
+    return name.removeprefix(RATIO).removeprefix("_") or ALL, ratios[name]

@@ -65,6 +65,6 @@ def choose(options: Mapping[str, tuple[Option, ...]], budget: int) -> Choice | N
 def _least_sizes(options: Mapping[str, tuple[Option, ...]]) -> list[int]:
     """Smallest size of the groups from each one on; 0 after the last."""
     sums = [0]
-    for group in reversed(options.values()):
+    for group in reversed(list(options.values())):
         sums.append(sums[-1] + min(option.size for option in group))
     return sums[::-1]

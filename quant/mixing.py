@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from quant.calibration import Sample
-from quant.compressor import Linears, group_size, linear_layers, output_head
+from quant.compressor import group_size, linear_layers, output_head
 from quant.config import QuantConfig
 from quant.errors import CompressionError
 from quant.formats import Format, int4, int8, int8_weight

@@ -9,8 +9,7 @@ Row = Mapping[str, Any]
 def on_front(rows: Sequence[Row]) -> list[bool]:
     """Say of each row whether no other is better both in speed and in right answers."""
     return [
-        is_measured(row)
-        and not any(_beats(other, row) for other in rows if is_measured(other))
+        is_measured(row) and not any(_beats(other, row) for other in rows if is_measured(other))
         for row in rows
     ]
 
@@ -54,6 +53,5 @@ def advice(rows: Sequence[Row], floor: float) -> str:
 
 def _beats(one: Row, other: Row) -> bool:
     at_least = one["speed"] >= other["speed"] and one["exact_match"] >= other["exact_match"]
-    return at_least and (
-        one["speed"] > other["speed"] or one["exact_match"] > other["exact_match"]
-    )
+    is_more = one["speed"] > other["speed"] or one["exact_match"] > other["exact_match"]
+    return bool(at_least and is_more)

@@ -141,7 +141,8 @@ class Quantization:
             draft = Path(scratch, "draft")
             draft.mkdir()
             model, figures = self._make(model, draft, screen)
-            figures |= self._compare(before, self._measure(model, screen))
+            after = self._measure(model, screen)
+            figures |= compared(before, after) if before and after else {}
             if reference is not None:
                 seen = reference.compare(model)
                 figures |= {"kl_to_parent_nats": seen.kl_nats}
@@ -185,7 +186,9 @@ class Quantization:
     ) -> tuple[PreTrainedModel, Figures]:
         """Write the bundle's folder; return the model it holds, and its layers' size."""
         scheme, layers = self.wish.scheme, linear_layers(model)
-        stored = sum(layer.weight.numel() for layer in layers.values()) * model.config.dtype.itemsize
+        stored = (
+            sum(layer.weight.numel() for layer in layers.values()) * model.config.dtype.itemsize
+        )
         if scheme.library == COMPRESSOR:
             screen.say(f"quantizing with {COMPRESSOR}")
             packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
@@ -215,11 +218,6 @@ class Quantization:
         screen.say("measuring on held-out rows")
         return self.heldout.measure(model, self.config.batch_tokens)
 
-    def _compare(self, before: Measured | None, after: Measured | None) -> Figures:
-        if before is None or after is None:
-            return {}
-        return compared(before, after)
-
     def _check_floor(self, figures: Figures) -> None:
         """Refuse, or mark, what keeps too little.
 
@@ -231,8 +229,8 @@ class Quantization:
             return
         if not self.wish.is_forced:
             raise CompressionError(
-                f"{self.wish.scheme.name} keeps {worst[1]:.1%} of the model's exactly right answers "
-                f"in slice {worst[0]!r}, `floor` in [quant] is {self.config.floor:.1%}: nothing was "
+                f"{self.wish.scheme.name} keeps {worst[1]:.1%} of the model's right answers in the "
+                f"slice {worst[0]!r}, `floor` in [quant] is {self.config.floor:.1%}: nothing was "
                 "published; choose another scheme, or --force it"
             )
         figures["forced"] = 1.0
@@ -259,7 +257,9 @@ class Quantization:
         )
 
 
-def _size_ratio(rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], stored: int) -> float:
+def _size_ratio(
+    rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], stored: int
+) -> float:
     """Size of the linear layers on disk over what it was; not of the output head."""
     packed = sum(layer.size_bytes for name, layer in rounded.items() if name in layers)
     left = [layer.weight for name, layer in layers.items() if name not in rounded]

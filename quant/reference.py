@@ -63,7 +63,7 @@ class Reference:
         rows = max(1, CHUNK_VALUES // len(self.head_VD))
         kl, agreed = 0.0, 0
         for before_ND, after_ND in zip(
-            self.hidden_ND.split(rows), hidden_ND.split(rows), strict=True
+            torch.split(self.hidden_ND, rows), torch.split(hidden_ND, rows), strict=True
         ):
             before_NV = (before_ND @ self.head_VD.T).float().log_softmax(dim=-1)
             after_NV = head(after_ND).float().log_softmax(dim=-1)

@@ -92,7 +92,9 @@ SCHEMES = (
     Scheme("mixed", 4, 8, "mixed", OURS, {**INT4_KERNELS, "blackwell": ""}, NO_INTEGERS, "fp8"),
     Scheme("fp8", 8, 8, "fp8", COMPRESSOR, FP8_KERNELS, SLOW_FP8),
     Scheme("nvfp4", 4, 4, "nvfp4", COMPRESSOR, FP4_KERNELS, "it has no NVFP4 kernel", "int4-gptq"),
-    Scheme("mxfp4", 4, 4, "mxfp4", COMPRESSOR, MXFP4_KERNELS, "it has no MXFP4 kernel", "int4-gptq"),
+    Scheme(
+        "mxfp4", 4, 4, "mxfp4", COMPRESSOR, MXFP4_KERNELS, "it has no MXFP4 kernel", "int4-gptq"
+    ),
     Scheme(
         "w4a8",
         4,
@@ -134,4 +136,6 @@ def refusal(scheme: Scheme, target: Target) -> str:
     if not scheme.method:
         return f"not made by this retort, and not worth it: {scheme.reason}"
     elsewhere = [name for name in TARGETS if scheme.kernel(name)]
-    return f"not served by vLLM on {target} because {scheme.reason}; served on {', '.join(elsewhere)}"
+    return (
+        f"not served by vLLM on {target} because {scheme.reason}; served on {', '.join(elsewhere)}"
+    )

@@ -45,7 +45,9 @@ def _figure(rows: list[Document]) -> str:
     for colour, name in zip(COLOURS, formats, strict=False):
         seen = [row for row in rows if row["format"] == name]
         places = [groups.index(row["group"]) for row in seen]
-        axes.plot(places, [max(row["kl_nats"], 1e-9) for row in seen], "o", color=colour, label=name)
+        axes.plot(
+            places, [max(row["kl_nats"], 1e-9) for row in seen], "o", color=colour, label=name
+        )
     axes.set_yscale("log")
     axes.set_xticks(range(len(groups)), groups, rotation=90, fontsize=6)
     axes.legend(frameon=False)

@@ -68,9 +68,9 @@ def examine(
         ) from error
     if not agreement.mean_difference <= MOST_NATS:
         raise CompressionError(
-            f"vLLM computes something else than the bundle says: log-probabilities of "
-            f"{agreement.tokens} tokens differ by {agreement.mean_difference:.3f} nats in the mean, "
-            f"expected at most {MOST_NATS}; its output is in {log_path}"
+            "vLLM computes something else than the bundle says: log-probabilities of "
+            f"{agreement.tokens} tokens differ by {agreement.mean_difference:.3f} nats in the "
+            f"mean, expected at most {MOST_NATS}; its output is in {log_path}"
         )
     return {
         "engine_logprob_mean_nats": agreement.mean_difference,

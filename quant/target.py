@@ -7,9 +7,7 @@ from typing import Literal, get_args
 from capture.errors import ConfigError
 from capture.host import CPUINFO, largest_int8_weight, this_host
 
-Target = Literal[
-    "avx2", "avx512", "amx", "arm", "turing", "ampere", "ada", "hopper", "blackwell"
-]
+Target = Literal["avx2", "avx512", "amx", "arm", "turing", "ampere", "ada", "hopper", "blackwell"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 CPUS: tuple[Target, ...] = ("avx2", "avx512", "amx", "arm")
 # NVIDIA's compute capabilities, the first that each name stands for.

@@ -18,20 +18,18 @@ from safetensors import safe_open
 
 from capture.process import last_lines
 from quant.calibration import Sample
-from quant.compressor import GROUP_SIZES
 from quant.config import QuantConfig
 from quant.errors import ToolError
 from quant.packed import copy_rest
 from quant.schemes import Scheme
+from trainer.grid import GROUP_SIZES
 
 REQUIREMENTS = ("llmcompressor==0.14.0.1", "torch==2.13.0")
 JOB = Path(__file__).with_name("tool_job.py")
 PACKED = (".weight", ".weight_packed", ".weight_scale", ".weight_global_scale")
 
 
-def compress(
-    model: Path, draft: Path, scheme: Scheme, sample: Sample, config: QuantConfig
-) -> int:
+def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: QuantConfig) -> int:
     """Let the tool quantize a model, and make a bundle's folder of what it writes.
 
     Args:

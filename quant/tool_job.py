@@ -1,8 +1,9 @@
-"""One job of llm-compressor, run by its own interpreter; see ``quant.tool``. Imports nothing here."""
+"""One job of llm-compressor, for its own interpreter: imports nothing of ours (``quant.tool``)."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,7 +12,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 NAMES = {"fp8": "FP8_DYNAMIC", "nvfp4": "NVFP4", "mxfp4": "MXFP4"}
 DATA_FREE = ("fp8",)
@@ -40,7 +41,7 @@ def main(home: Path) -> None:
     model.save_pretrained(job["out"], save_compressed=True)
 
 
-def recipe(job: dict, model: nn.Module) -> list:
+def recipe(job: dict[str, Any], model: PreTrainedModel) -> list[Any]:
     """Return the modifiers of a method; the output head keeps its precision."""
     if job["method"] != "awq":
         name = NAMES[job["method"]]

@@ -23,6 +23,8 @@ from vllm.platforms.interface import PlatformEnum
 from vllm.scalar_type import scalar_types
 
 GROUP_SIZES = (32, 64, 128, 256)  # of torch's product for 4 bits
+WHOLE_CHANNEL = -1
+OUTPUT_BLOCK = 16
 DISABLED = "VLLM_DISABLED_KERNELS"
 VLLMS_OWN = "CPUWNA16LinearKernel"
 
@@ -38,19 +40,18 @@ class TorchWNA16LinearKernel(MPLinearKernel):
     @classmethod
     def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, str | None]:
         """Whether the weights are of a kind and shape that torch multiplies, and why not."""
+        outputs = c.partition_weight_shape[1]
+        groups = {scalar_types.uint4b8: GROUP_SIZES, scalar_types.uint8b128: (WHOLE_CHANNEL,)}
+        reason = None
         if c.zero_points:
-            return False, "zero points: expected symmetric weights"
-        if c.partition_weight_shape[1] % 16:
-            return False, f"{c.partition_weight_shape[1]} outputs: expected a multiple of 16"
-        if c.weight_type == scalar_types.uint4b8:
-            if c.group_size in GROUP_SIZES:
-                return True, None
-            return False, f"groups of {c.group_size}: expected one of {GROUP_SIZES}"
-        if c.weight_type == scalar_types.uint8b128:
-            if c.group_size == -1:
-                return True, None
-            return False, f"groups of {c.group_size}: expected one scale per output channel"
-        return False, f"{c.weight_type}: expected uint4b8 or uint8b128"
+            reason = "zero points: expected symmetric weights"
+        elif outputs % OUTPUT_BLOCK:
+            reason = f"{outputs} outputs: expected a multiple of {OUTPUT_BLOCK}"
+        elif c.weight_type not in groups:
+            reason = f"{c.weight_type}: expected uint4b8 or uint8b128"
+        elif c.group_size not in groups[c.weight_type]:
+            reason = f"groups of {c.group_size}: expected one of {groups[c.weight_type]}"
+        return reason is None, reason
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Lay weights and scales out as torch's product takes them."""
@@ -76,10 +77,12 @@ class TorchWNA16LinearKernel(MPLinearKernel):
         inputs_NI = x.reshape(-1, x.shape[-1])
         if self.config.weight_type == scalar_types.uint4b8:
             group = self.config.group_size
-            outputs = torch.ops.aten._weight_int4pack_mm_for_cpu(inputs_NI, values, group, scale)
+            products_NO = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                inputs_NI, values, group, scale
+            )
         else:
-            outputs = torch.ops.aten._weight_int8pack_mm(inputs_NI, values, scale)
-        outputs = outputs.view(*x.shape[:-1], -1)
+            products_NO = torch.ops.aten._weight_int8pack_mm(inputs_NI, values, scale)
+        outputs: torch.Tensor = products_NO.view(*x.shape[:-1], -1)
         return outputs if bias is None else outputs + bias
 
 

@@ -71,8 +71,9 @@ def grid_of(student: PreTrainedModel, name: FakeFormat) -> Grid:
     group = largest_group(widths)
     if group is None:
         raise ModelError(
-            f"fake_quantize = {name!r}: groups of {GROUP_SIZES[-1]} do not divide the layers' widths "
-            f"{sorted(set(widths))}; choose a student of other widths, or fake_quantize = 'int8'"
+            f"fake_quantize = {name!r}: groups of {GROUP_SIZES[-1]} do not divide the widths "
+            f"{sorted(set(widths))} of the layers; choose a student of others, or "
+            "fake_quantize = 'int8'"
         )
     return int4_grid(group)
 

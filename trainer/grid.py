@@ -117,7 +117,7 @@ def step_sizes(weight_OI: Tensor, grid: Grid) -> Tensor:
     size = grid.group or channels
     if channels % size:
         raise ValueError(f"groups of {size} do not divide {channels} input channels")
-    largest_OG = weight_OI.float().abs().unflatten(1, (-1, size)).amax(dim=2)
+    largest_OG = weight_OI.float().abs().view(-1, channels // size, size).amax(dim=2)
     scale_OG = (largest_OG / ((grid.high - grid.low) / 2)).to(weight_OI.dtype)
     return scale_OG.clamp(min=torch.finfo(weight_OI.dtype).tiny)
 

@@ -29,7 +29,8 @@ def rarity(prompts: Ragged) -> Floats:
     width = int(keys.max(initial=0)) + 1
     distinct = np.unique(row_of[1:][is_pair] * width + keys)
     owners, pairs = distinct // width, distinct % width
-    surprise = -np.log(np.bincount(pairs, minlength=width) / max(rows, 1))
+    having = np.maximum(np.bincount(pairs, minlength=width), 1)
+    surprise = np.log(max(rows, 1) / having)
     sums = np.bincount(owners, weights=surprise[pairs], minlength=rows)
     result: Floats = sums / np.maximum(np.bincount(owners, minlength=rows), 1)
     return result

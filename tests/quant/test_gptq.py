@@ -137,7 +137,7 @@ def test_rounding_has_slope_one_in_training() -> None:
     weight = random_weight(4, 32).requires_grad_()
     factor = random_weight(4, 32, seed=1)
 
-    (fake_round(weight, int4_grid(32), torch.bfloat16) * factor).sum().backward()
+    (fake_round(weight, int4_grid(32), torch.bfloat16) * factor).sum().backward()  # type: ignore[no-untyped-call]
 
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, factor)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -36,12 +37,12 @@ def test_a_slice_without_right_answers_has_none_to_keep() -> None:
 
     figures = compared({"all": GOOD, "rare": none}, {"all": GOOD, "rare": none})
 
-    assert math.isnan(figures["quality_ratio_rare"])
+    assert "quality_ratio_rare" not in figures
     assert worst_slice(figures) == ("all", 1.0)
     assert worst_slice({"kl_to_teacher_nats": 0.1}) is None
 
 
-def test_slices_cover_the_rows_and_small_ones_are_left_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_slices_cover_the_rows_and_small_ones_are_left_out(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model")
     large = from_table(answer(model, 120, tokens=2), model)
     small = from_table(answer(model, 60, tokens=2), model)

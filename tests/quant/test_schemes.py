@@ -32,7 +32,7 @@ def test_4_bits_on_avx2_are_left_to_our_kernel() -> None:
 
 
 def test_blackwell_multiplies_no_integers() -> None:
-    with pytest.raises(SchemeError, match="^int8: not served by vLLM on blackwell .*; use fp8$"):
+    with pytest.raises(SchemeError, match=r"^int8: not served by vLLM on blackwell .*; use fp8$"):
         find_scheme("int8", "blackwell")
 
 
@@ -48,7 +48,7 @@ def test_what_a_cpu_cannot_serve_is_refused_with_a_reason_and_two_ways_on(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_nothing_here_makes_is_refused_everywhere(target: Target) -> None:
-    with pytest.raises(SchemeError, match="w4a8: not made by this retort.*; use int4-gptq"):
+    with pytest.raises(SchemeError, match=r"w4a8: not made by this retort.*; use int4-gptq"):
         find_scheme("w4a8", target)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from capture.host import SMALL_ENGINE_ENV
-from quant.agreement import own_logprobs
+from quant.agreement import MOST_NATS, own_logprobs
 from quant.calibration import Tokens
 from quant.config import QuantConfig
 from quant.heldout import Figures
@@ -30,6 +31,9 @@ from trainer.fake import FakeFormat, fake_quantize, grid_of
 from trainer.manifest import Lineage
 from trainer.precision import round_weights
 from trainer.student import open_student, open_teacher
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 SCHEMES = [s.name for s in served(this_target()) if s.library != COMPRESSOR]
@@ -79,14 +83,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for name, student in students.items():
         made.students[name] = [own_logprobs(student, np.array(ids)) for ids in prompts]
     (home / "prompts.json").write_text(json.dumps(prompts))
-    program = [sys.executable, "-m", "tests.support.engine_logprobs", str(home / "prompts.json")]
-    folders = [str(folder) for folder in made.folders.values()]
+    made.engines = ask_vllm(home / "prompts.json", made.folders)
+    return made
+
+
+def ask_vllm(prompts: Path, folders: dict[str, Path]) -> dict[str, list[list[float]]]:
+    words = ["-m", "tests.support.engine_logprobs", prompts, *folders.values()]
+    command = [sys.executable, *map(str, words)]
     env = {**os.environ, **SMALL_ENGINE_ENV}
-    told = subprocess.run([*program, *folders], env=env, capture_output=True, text=True, check=False)
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-3000:]
     found = json.loads(told.stdout.splitlines()[-1])
-    made.engines = {name: found[str(folder)] for name, folder in made.folders.items()}
-    return made
+    return {name: found[str(folder)] for name, folder in folders.items()}
 
 
 def train_for(name: FakeFormat, plain: Path, home: Path) -> tuple[Path, PreTrainedModel]:
@@ -95,7 +103,11 @@ def train_for(name: FakeFormat, plain: Path, home: Path) -> tuple[Path, PreTrain
     fake_quantize(student, name)
     round_weights(student)  # as the run does before it measures
     grid = asdict(grid_of(student, name))
-    recipe = {"fake_quantize": name, "fake_quantize_grid": grid, "heldout_fraction": 0.05}
+    recipe: dict[str, JsonValue] = {
+        "fake_quantize": name,
+        "fake_quantize_grid": grid,
+        "heldout_fraction": 0.05,
+    }
     folder = home / f"trained-{name}"
     save_checkpoint(student, plain, folder, lineage=Lineage(recipe=recipe), quality={})
     return folder, student
@@ -106,9 +118,10 @@ def test_vllm_computes_with_a_bundle_what_was_measured(made: Made, scheme: str) 
     ours, plain = np.concatenate(made.ours[scheme]), np.concatenate(made.ours["none"])
     engines = np.concatenate([np.array(row) for row in made.engines[scheme]])
 
-    difference = np.abs(engines - ours).mean()
-    assert difference < 5e-3
-    assert np.abs(engines - plain).mean() > 4 * difference  # it is not the model as it was
+    # An input halfway between two steps may fall to either side, and moves all that follows.
+    assert np.median(np.abs(engines - ours)) < 1e-4
+    assert np.abs(engines - ours).mean() < MOST_NATS
+    assert np.median(np.abs(engines - plain)) > 1e-3  # it is not the model as it was
 
 
 def test_a_bundle_of_4_bits_takes_three_tenths_of_its_layers(made: Made) -> None:
@@ -122,4 +135,4 @@ def test_vllm_computes_what_a_student_did_under_training(made: Made, scheme: str
     trained = np.concatenate(made.students[scheme])
     engines = np.concatenate([np.array(row) for row in made.engines[scheme]])
 
-    assert np.abs(engines - trained).mean() < 5e-3
+    assert np.median(np.abs(engines - trained)) < 1e-4

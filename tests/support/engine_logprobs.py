@@ -23,7 +23,9 @@ def main(prompts_file: str, *folders: str) -> None:
 def logprobs(folder: str, prompts: list[list[int]], dtype: str) -> list[list[float]]:
     engine = LLM(folder, dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=4)
     wanted = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
-    answers = engine.generate([{"prompt_token_ids": ids} for ids in prompts], wanted, use_tqdm=False)
+    answers = engine.generate(
+        [{"prompt_token_ids": ids} for ids in prompts], wanted, use_tqdm=False
+    )
     del engine
     gc.collect()
     return [

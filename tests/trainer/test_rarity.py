@@ -7,7 +7,7 @@ from trainer.rarity import rarity
 
 def of(*prompts: list[int]) -> list[float]:
     column = pa.chunked_array([pa.array(prompts, pa.list_(pa.int32()))])
-    return rarity(Ragged.from_column(column)).tolist()
+    return list(rarity(Ragged.from_column(column)))
 
 
 def test_what_every_prompt_has_is_not_rare_and_what_one_has_is() -> None:
