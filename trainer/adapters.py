@@ -1,5 +1,7 @@
 """LoRA: a student keeps its weights and learns a small correction of each of its linear layers.
 
+peft takes two seconds to load, so it is where it is needed.
+
 Source:
     Hu et al. 2021, arXiv:2106.09685; the layers are peft's.
 """
@@ -7,8 +9,6 @@ Source:
 import copy
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 SCALE = 2  # alpha over rank
@@ -16,6 +16,8 @@ SCALE = 2  # alpha over rank
 
 def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> None:
     """Give every linear layer but the output projection a correction; only those are trained."""
+    from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
+
     torch.manual_seed(seed)
     config = LoraConfig(
         r=rank, lora_alpha=SCALE * rank, target_modules="all-linear", lora_dropout=0.0
@@ -25,8 +27,10 @@ def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> None:
 
 def merged(student: PreTrainedModel) -> PreTrainedModel:
     """A copy whose weights have their corrections in them; the student itself if it has none."""
-    if not any(isinstance(module, LoraLayer) for module in student.modules()):
+    if not any(hasattr(module, "lora_A") for module in student.modules()):
         return student
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415
+
     copied = copy.deepcopy(student)
     for name, module in list(copied.named_modules()):
         if isinstance(module, LoraLayer):

@@ -1,13 +1,11 @@
 """``report.html``: how a run went, in curves, and whether the teacher's distribution helped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from capture.plots import COLOURS, axes_of, svg
 
 Document = Mapping[str, Any]
 SURE = 2.0  # standard errors
@@ -20,6 +18,8 @@ def write_report(metrics: Document, path: Path) -> None:
         metrics: The content of ``metrics.json``.
         path: Replaced whole.
     """
+    from trainer.curves import curves  # noqa: PLC0415 - matplotlib takes a second to load
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -42,19 +42,6 @@ def write_report(metrics: Document, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def curves(runs: Mapping[str, Sequence[Document]], title: str, label: str, figure: str) -> str:
-    """One measure of held-out answers over the seconds of training, a curve per run."""
-    axes = axes_of(title, label)
-    for index, (name, points) in enumerate(runs.items()):
-        seconds = [point["seconds"] for point in points]
-        values = [point["quality"][figure] for point in points]
-        axes.plot(seconds, values, "o-", markersize=3, color=COLOURS[index], label=name)
-    axes.set_xlabel("seconds of training")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return svg(axes)
 
 
 def verdict(metrics: Document) -> str:
