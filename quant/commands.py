@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from capture.config import load as load_capture
 from capture.errors import ConfigError
@@ -131,9 +131,11 @@ def sensitivity(
     if as_json:
         typer.echo(json.dumps(content))
         return
-    table = Table("group", "format", "bytes", "KL, nats", "same top token", "chosen")
+    table = Table(
+        Column("group", overflow="fold"), "format", "bytes", "KL, nats", "same top token", "chosen"
+    )
     for row in content["rows"]:
-        figures = f"{row['kl_nats']:.6f}", f"{row['top1_agreement']:.1%}"
+        figures = f"{row['kl_nats']:.2e}", f"{row['top1_agreement']:.1%}"
         chosen = "yes" if row["chosen"] else ""
         table.add_row(row["group"], row["format"], f"{row['size_bytes']:,}", *figures, chosen)
     Console().print(table)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 from transformers import PreTrainedModel
 
-from capture.engine import Engine, EngineSpec
+from capture.engine import Engine
 from capture.errors import CaptureError
 from capture.log import Log
 from capture.revision import model_revision
@@ -20,18 +20,28 @@ from quant.calibration import Tokens
 from quant.config import QuantConfig
 from quant.errors import QuantError
 from quant.heldout import ALL, Figures, worst_slice
+from quant.making import TRAINED_FOR
 from quant.pareto import advice, on_front
 from quant.quantization import Quantization, Wish
 from quant.schemes import Scheme, find_scheme, served
 from quant.screen import Screen
 from quant.serving import examine, trial_spec
-from quant.speed import Speed, compare_speeds
+from quant.speed import compare_speeds
 from quant.target import this_target
 from trainer.dataset import COLUMNS
 from trainer.errors import TrainerError
 from trainer.manifest import MANIFEST, read_manifest
 
 AS_IT_IS = "none"
+TOLD = (
+    "exact_match",
+    "kl_to_teacher_nats",
+    "kl_to_parent_nats",
+    "top1_agreement_with_parent",
+    "quality_ratio",
+    "quality_ratio_rare",
+    "engine_logprob_mean_nats",
+)
 FAILURES = (QuantError, CaptureError, TrainerError)
 
 Row = dict[str, Any]
@@ -117,14 +127,14 @@ def measure_models(
 def _measure_model(
     model: Path, first: Path, schemes: Sequence[Scheme] | None, bench: Bench
 ) -> list[Row]:
-    wishes = schemes if schemes is not None else _fitting(model)
-    rows = [_plain_row(model, first, bench)]
-    for scheme in wishes:
-        began = time.monotonic()
-        row: Row = {"model": rows[0]["model"], "folder": model.name, "scheme": scheme.name}
+    plain = _plain_row(model, first, bench)
+    rows = [plain]
+    for scheme in schemes if schemes is not None else _fitting(model):
+        row: Row = {"model": plain["model"], "folder": model.name, "scheme": scheme.name}
         row |= {"library": scheme.library, "made": False, "served": False, "error": None}
+        began = time.monotonic()
         try:
-            row |= _scheme_row(model, first, scheme, rows[0], bench)
+            _try_scheme(model, first, scheme, plain, bench, row)
         except FAILURES as error:
             row["error"] = str(error)
             bench.screen.warn(f"{model.name}, {scheme.name}: {error}")
@@ -133,14 +143,13 @@ def _measure_model(
 
 
 def _fitting(model: Path) -> list[Scheme]:
-    """Schemes that this machine serves and this model is made for."""
+    """Schemes that this machine serves; of a model trained for one format only that."""
     recipe = read_manifest(model).lineage.recipe if (model / MANIFEST).exists() else {}
-    trained_for = recipe.get("fake_quantize")
-    return [
-        scheme
-        for scheme in served(this_target())
-        if scheme.method != "qat" or scheme.name == f"{trained_for}-qat"
-    ]
+    trained_for = recipe.get(TRAINED_FOR)
+    here = served(this_target())
+    if trained_for:
+        return [scheme for scheme in here if scheme.name == f"{trained_for}-qat"]
+    return [scheme for scheme in here if scheme.method != "qat"]
 
 
 def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
@@ -152,8 +161,7 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
         model, Wish(int8, this_target()), bench.config, bench.table, bench.snapshot
     )
     measured = job.measure_parent(bench.screen)
-    engines = [bench.plain(first), bench.plain(model)]
-    speeds = compare_speeds(engines, job.vocabulary)
+    engine = bench.plain(model)
     is_student = job.parent.teacher_revision not in (None, model_revision(model))
     row: Row = {
         "model": "student" if is_student else "teacher",
@@ -169,7 +177,7 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
         "quality_ratio": 1.0,
         "quality_ratio_rare": 1.0,
         "kl_to_parent_nats": 0.0,
-        **_speed_cells(speeds[1], speeds[1], speeds[0]),
+        **_speeds(engine, engine, bench.plain(first), job.vocabulary),
     }
     if measured is not None:
         quality = measured[ALL]
@@ -179,8 +187,10 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
     return row | {"seconds": time.monotonic() - began}
 
 
-def _scheme_row(model: Path, first: Path, scheme: Scheme, plain: Row, bench: Bench) -> Row:
-    """One scheme of one model.
+def _try_scheme(
+    model: Path, first: Path, scheme: Scheme, plain: Row, bench: Bench, row: Row
+) -> None:
+    """Fill a row with one scheme of one model, as far as it goes.
 
     Raises:
         QuantError: If it cannot be made or served.
@@ -189,49 +199,37 @@ def _scheme_row(model: Path, first: Path, scheme: Scheme, plain: Row, bench: Ben
     out = bench.out / f"{model.name}-{scheme.name}"
     wish = Wish(scheme, this_target(), is_forced=True)
     job = Quantization.prepare(model, wish, bench.config, bench.table, bench.snapshot)
-    cells: Row = {}
 
     def trial(draft: Path, made: PreTrainedModel, sequences: Sequence[Tokens]) -> Figures:
-        cells["made"] = True
-        log = bench.out / f"{out.name}.engine.log"
-        spec: EngineSpec = trial_spec(draft, bench.config, log)
+        row["made"] = True
+        spec = trial_spec(draft, bench.config, bench.out / f"{out.name}.engine.log")
         with Engine.start(spec) as engine:
             engine.wait_ready(bench.config.engine_timeout_seconds)
             figures = examine(engine, made, sequences)
-            engines = [bench.plain(first), bench.plain(model), engine]
-            speeds = compare_speeds(engines, job.vocabulary)
-        cells.update(_speed_cells(speeds[2], speeds[1], speeds[0]))
-        log.unlink()
+            row.update(_speeds(engine, bench.plain(model), bench.plain(first), job.vocabulary))
+        spec.log_path.unlink()
         return figures
 
-    try:
-        manifest = job.run(out, trial, bench.screen)
-    except FAILURES as error:
-        return {**cells, "error": str(error)}
-    figures = manifest.quality
-    worst = worst_slice(figures) or ("", float("nan"))
-    kept = ("exact_match", "kl_to_teacher_nats", "kl_to_parent_nats", "quality_ratio")
-    return {
-        **cells,
-        "served": True,
-        "size_bytes": _size(out),
-        "size_ratio": _size(out) / plain["size_bytes"],
-        "size_ratio_layers": figures["layers_size_ratio"],
-        **{name: figures.get(name) for name in kept},
-        "quality_ratio_rare": figures.get("quality_ratio_rare"),
-        "top1_agreement_with_parent": figures.get("top1_agreement_with_parent"),
-        "worst_slice": worst[0],
-        "quality_ratio_worst": worst[1],
-        "engine_logprob_mean_nats": figures["engine_logprob_mean_nats"],
-    }
+    figures = job.run(out, trial, bench.screen).quality
+    worst = worst_slice(figures) or ("", None)
+    row.update({name: figures.get(name) for name in TOLD})
+    row["served"] = True
+    row["size_bytes"] = _size(out)
+    row["size_ratio"] = _size(out) / plain["size_bytes"]
+    row["size_ratio_layers"] = figures["layers_size_ratio"]
+    row["worst_slice"], row["quality_ratio_worst"] = worst
 
 
-def _speed_cells(ours: Speed, parents: Speed, first: Speed) -> Row:
+def _speeds(engine: Engine, parents: Engine, first: Engine, vocabulary: int) -> Row:
+    """How fast an engine is beside its parent's and the first model's, asked in turn."""
+    engines = list(dict.fromkeys([engine, parents, first]))
+    speeds = dict(zip(engines, compare_speeds(engines, vocabulary), strict=True))
+    ours = speeds[engine]
     return {
-        "tokens_per_second_ratio": ours.decode_over(parents),
-        "prefill_ratio": ours.prefill_over(parents),
+        "tokens_per_second_ratio": ours.decode_over(speeds[parents]),
+        "prefill_ratio": ours.prefill_over(speeds[parents]),
         "memory_bytes": ours.memory_bytes,
-        "speed": ours.decode_over(first),
+        "speed": ours.decode_over(speeds[first]),
     }
 
 

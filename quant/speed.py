@@ -11,7 +11,7 @@ import psutil
 
 from capture.engine import Engine
 
-ROUNDS = 5
+ROUNDS = 4
 STREAMS = 4
 DECODED = 48  # tokens of each answer
 PREFILLED = 192  # tokens of each prompt
