@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-scale check bench-capture bench-gateway bench-log bench-loss bench-distill install lock clean
+.PHONY: demo test test-scale check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -55,6 +55,10 @@ bench-distill: install
 # Memory and time of projection and loss, fused beside plain, at two vocabularies.
 bench-loss: install
 	$(BIN)/python -m tests.bench.loss
+
+# Every scheme on the models of `make demo`, which has to have run.
+bench-quant: install
+	$(BIN)/python -m tests.bench.quant
 
 install: $(STAMP)
 

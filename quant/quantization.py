@@ -35,7 +35,7 @@ from quant.reference import Reference
 from quant.schemes import COMPRESSOR, Scheme
 from quant.screen import Screen
 from quant.target import Target, largest_int8
-from quant.tool import compress
+from quant.tool import compress, open_made
 from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
 from trainer.student import count_parameters, open_teacher
 
@@ -192,8 +192,7 @@ class Quantization:
         if scheme.library == COMPRESSOR:
             screen.say(f"quantizing with {COMPRESSOR}")
             packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
-            made = open_teacher(draft, torch.device("cpu"))
-            return made, {"layers_size_ratio": packed / stored}
+            return open_made(draft), {"layers_size_ratio": packed / stored}
         formats = self._formats(model, screen)
         ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
         rounded = make(model, scheme, formats, self.calibration.sample, self.config, screen)

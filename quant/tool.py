@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
 from capture.process import last_lines
 from quant.calibration import Sample
@@ -67,6 +69,14 @@ def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: Q
             path.rename(draft / path.name)
             (draft / path.name).chmod(0o644)
     return sum(_quantized_bytes(path) for path in draft.glob("*.safetensors"))
+
+
+def open_made(folder: Path) -> PreTrainedModel:
+    """Load what the tool wrote with the weights that are meant, in float32."""
+    dense = CompressedTensorsConfig(run_compressed=False)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=dense, local_files_only=True
+    )
 
 
 def ensure_environment(tools: Path) -> Path:

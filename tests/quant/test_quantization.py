@@ -16,6 +16,7 @@ from quant.bundle import verify_bundle
 from quant.calibration import choose_rows, heldout_mask
 from quant.commands import quantize_app
 from quant.errors import CompressionError
+from quant.heldout import Figures, Measured
 from tests.support.answered_rows import answer, write_log
 from tests.support.tiny_model import make_tiny_model
 from trainer.manifest import Lineage, Manifest, write_manifest
@@ -188,3 +189,71 @@ def test_a_model_in_several_files_stays_so(made: Made) -> None:
     written = json.loads((made.home / "of_sharded" / index.name).read_text())["weight_map"]
     assert {name: shard for shard, names in found.items() for name in names} == written
     assert set(written) == set(tensors(made.bundle))
+
+
+def test_what_keeps_too_little_of_a_slice_is_published_only_by_force(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compared(before: Measured, after: Measured) -> Figures:
+        assert before.keys() == after.keys()
+        return {"quality_ratio": 0.99, "quality_ratio_rare": 0.5}
+
+    monkeypatch.setattr("quant.quantization.compared", compared)
+    out = made.home / "poor"
+    words = ["--scheme=int8", f"--out={out}", "-c", str(made.home / "retort.toml"), "--no-check"]
+
+    with pytest.raises(CompressionError, match=r"keeps 50\.0% .* slice 'rare', .* is 90\.0%"):
+        quantize_app([str(made.model), *words], prog_name="retort quantize")
+    assert not list(made.home.glob("*poor*"))
+
+    quantize(made.model, *words, "--force")
+    assert verify_bundle(out, tokenizer_hash=None).quality["forced"] == 1
+
+
+def test_a_checkpoint_trained_for_another_format_is_refused(made: Made) -> None:
+    words = ["--scheme=int4-qat", f"--out={made.home / 'qat'}", "--no-check"]
+
+    with pytest.raises(CompressionError, match="trained without fake quantization; train it with"):
+        quantize_app(
+            [str(made.model), *words, "-c", str(made.home / "retort.toml")],
+            prog_name="retort quantize",
+        )
+
+
+def test_a_bundle_for_another_machine_is_made_unchecked(made: Made) -> None:
+    out = made.home / "for_hopper"
+    words = ("--scheme=int4-rtn", "--target=hopper", "-c", made.home / "retort.toml")
+
+    assert quantize(made.model, *words, "--out", out) == 0
+
+    manifest = verify_bundle(out, tokenizer_hash=None)
+    assert manifest.quality["engine_checked"] == 0
+    recipe = manifest.lineage.recipe["quantization"]
+    assert isinstance(recipe, dict)
+    assert (recipe["target"], recipe["largest_weight"]) == ("hopper", 127)
+
+
+def test_a_plain_text_can_be_calibrated_on(made: Made) -> None:
+    (made.home / "plain.txt").write_text("It was the best of times. " * 40)
+    config = made.home / "plain.toml"
+    config.write_text(f'{CONFIG}calibration_text = "{made.home / "plain.txt"}"\nmax_length = 32\n')
+    out = made.home / "of_text"
+
+    assert quantize(made.model, "--scheme=int8", "--out", out, "-c", config, "--no-check") == 0
+
+    lineage = verify_bundle(out, tokenizer_hash=None).lineage
+    assert lineage.calibration_digest != made.manifest.lineage.calibration_digest
+
+
+def test_sensitivity_is_shown_and_written(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    out = made.home / "sensitivity"
+    words = ("--budget=0.2", "-c", made.home / "retort.toml", "--out", out, "--json")
+
+    assert quantize("sensitivity", made.model, *words) == 0
+
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((out / "sensitivity.json").read_text())
+    assert content["size_ratio"] <= 0.2
+    chosen = [row["group"] for row in content["rows"] if row["chosen"]]
+    assert len(chosen) == len(set(chosen)) == 8
+    assert "<svg" in (out / "sensitivity.html").read_text()
