@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 LOG_TAIL_LINES = 15
+SCRATCH = ("VLLM_RPC_BASE_PATH",)  # an engine that is killed leaves its sockets
 LOG_TAIL_BYTES = 65536  # a log grows for as long as its process serves
 
 
@@ -83,5 +84,5 @@ def guarded(
     command: Sequence[str], env: Mapping[str, str], grace_seconds: float = 5.0
 ) -> list[str]:
     """The command line that runs a command under the watchdog; keep its standard input open."""
-    options = json.dumps({"env": dict(env), "grace_seconds": grace_seconds})
+    options = json.dumps({"env": dict(env), "grace_seconds": grace_seconds, "scratch": SCRATCH})
     return [sys.executable, "-m", "capture.watchdog", options, *command]

@@ -1,9 +1,10 @@
 """Run a command that must not outlive its parent: ``python -m capture.watchdog OPTIONS COMMAND``.
 
-``OPTIONS`` is JSON: ``env`` (environment overrides) and ``grace_seconds``. The command gets a
-session of its own. When standard input ends (the parent closed it or died, however), or on
-SIGTERM, it is terminated, so that it can end what it started in its own order; whatever is left
-of its process group after the grace is killed.
+``OPTIONS`` is JSON: ``env`` (environment overrides), ``grace_seconds``, and ``scratch`` (names of
+variables that hold a folder for what the command leaves lying). The command gets a session and
+such a folder of its own, which is removed after it. When standard input ends (the parent closed it
+or died, however), or on SIGTERM, it is terminated, so that it can end what it started in its own
+order; whatever is left of its process group after the grace is killed.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -18,17 +20,24 @@ import time
 def main(arguments: list[str]) -> int:
     """Start the command, wait for its end or the parent's, leave nothing behind."""
     options = json.loads(arguments[0])
+    with tempfile.TemporaryDirectory(prefix="retort-", ignore_cleanup_errors=True) as scratch:
+        env = dict.fromkeys(options["scratch"], scratch) | options["env"]
+        return _run(arguments[1:], env, options["grace_seconds"])
+
+
+def _run(command: list[str], env: dict[str, str], grace_seconds: float) -> int:
+    """The command's exit code; 128 and the number of the signal that ended it."""
     child = subprocess.Popen(
-        arguments[1:],
-        env={**os.environ, **options["env"]},
+        command,
+        env={**os.environ, **env},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    watching = (child, options["grace_seconds"])
+    watching = (child, grace_seconds)
     threading.Thread(target=_end_with_parent, args=watching, daemon=True).start()
     code = child.wait()
-    _outlast_group(child.pid, options["grace_seconds"])
+    _outlast_group(child.pid, grace_seconds)
     return code if code >= 0 else 128 - code
 
 

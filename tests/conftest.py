@@ -13,7 +13,7 @@ settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="How many processes are killed.")
+    parser.addoption("--kills", type=int, default=10, help="How many processes are killed.")
     parser.addoption(
         "--interleavings", type=int, default=25, help="How many histories of spool and log."
     )

@@ -72,6 +72,22 @@ def test_a_guarded_command_dies_with_a_killed_parent(tmp_path: Path) -> None:
     wait_until_dead(command)
 
 
+def test_what_a_killed_command_leaves_lying_is_cleared_away(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal;"
+        "left = pathlib.Path(os.environ['VLLM_RPC_BASE_PATH'], 'socket'); left.touch();"
+        "print(left, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    process = GuardedProcess.start([sys.executable, "-c", code], {}, tmp_path / "log")
+
+    wait_for_line(tmp_path / "log")
+    process.stop()
+
+    left = Path((tmp_path / "log").read_text().strip())
+    assert left.name == "socket"
+    assert not left.parent.exists()
+
+
 def test_a_command_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from anthropic import AsyncAnthropic
-from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
 from tests.integration.conftest import Tapped
@@ -119,6 +117,8 @@ async def test_openais_client_for_python(gateway: str) -> None:
 
 
 async def test_anthropics_client(gateway: str) -> None:
+    from anthropic import AsyncAnthropic  # noqa: PLC0415 - seconds, in every worker that collects
+
     async with AsyncAnthropic(base_url=gateway, api_key="unused") as client:
         messages = [{"role": "user", "content": "hello"}]
         whole = await client.messages.create(model="tiny", max_tokens=6, messages=messages)  # type: ignore[arg-type]
@@ -131,6 +131,8 @@ async def test_anthropics_client(gateway: str) -> None:
 
 
 async def test_langchain(gateway: str) -> None:
+    from langchain_openai import ChatOpenAI  # noqa: PLC0415 - likewise
+
     model = ChatOpenAI(
         base_url=f"{gateway}/v1",
         api_key="unused",  # type: ignore[arg-type]
