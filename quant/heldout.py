@@ -15,6 +15,7 @@ from trainer.rarity import rarity
 
 MAX_ROWS = 512
 MIN_SLICE_ROWS = 20  # fewer say nothing of a slice
+MIN_RIGHT = 20  # nor does what is kept of fewer right answers
 TAIL = 0.2  # share of the rows that are called rare, or long
 ALL = "all"
 RATIO = "quality_ratio"
@@ -79,13 +80,13 @@ def compared(before: Measured, after: Measured) -> Figures:
     """Figures of a bundle's manifest: what it is worth, and what it has kept.
 
     ``quality_ratio`` is the share of exactly right answers that it keeps, overall and by slice;
-    of a slice in which there were none it is left out.
+    of a slice that had fewer than ``MIN_RIGHT`` of them it is left out.
     """
     figures = {name: float(value) for name, value in asdict(after[ALL]).items()}
     for name in ("kl_to_teacher_nats", "top1_agreement", "exact_match"):
         figures[f"unquantized_{name}"] = float(getattr(before[ALL], name))
     for name, quality in after.items():
-        if before[name].exact_match:
+        if before[name].exact_match * before[name].rows >= MIN_RIGHT:
             ratio = quality.exact_match / before[name].exact_match
             figures[RATIO if name == ALL else f"{RATIO}_{name}"] = ratio
     return figures

@@ -196,6 +196,11 @@ class Quantization:
         formats = self._formats(model, screen)
         ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
         rounded = make(model, scheme, formats, self.calibration.sample, self.config, screen)
+        if not rounded:
+            raise CompressionError(
+                f"under a budget of {self.wish.budget:.0%} every layer stays as it is; give a "
+                "smaller --budget"
+            )
         write_packed(self.model, draft, rounded, [name for name in ignored if name not in rounded])
         return model, {"layers_size_ratio": _size_ratio(rounded, layers, stored)}
 

@@ -210,6 +210,16 @@ def test_what_keeps_too_little_of_a_slice_is_published_only_by_force(
     assert verify_bundle(out, tokenizer_hash=None).quality["forced"] == 1
 
 
+def test_a_budget_that_changes_nothing_is_refused(made: Made) -> None:
+    words = ["--scheme=mixed", "--budget=1", f"--out={made.home / 'same'}", "--no-check"]
+
+    with pytest.raises(CompressionError, match="every layer stays as it is"):
+        quantize_app(
+            [str(made.model), *words, "-c", str(made.home / "retort.toml")],
+            prog_name="retort quantize",
+        )
+
+
 def test_a_checkpoint_trained_for_another_format_is_refused(made: Made) -> None:
     words = ["--scheme=int4-qat", f"--out={made.home / 'qat'}", "--no-check"]
 
