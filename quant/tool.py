@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +74,12 @@ def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: Q
 
 def open_made(folder: Path) -> PreTrainedModel:
     """Load what the tool wrote with the weights that are meant, in float32."""
-    dense = CompressedTensorsConfig(run_compressed=False)
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=dense, local_files_only=True
-    )
+    dense = CompressedTensorsConfig(dequantize=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it overrides what the folder says
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=dense, local_files_only=True
+        )
 
 
 def ensure_environment(tools: Path) -> Path:
