@@ -18,7 +18,7 @@ Kernels = Mapping[Target, str]
 
 OURS = "retort"
 COMPRESSOR = "llm-compressor 0.14.0.1"
-TORCH_KERNEL = "TorchWNA16 (retort's, on torch's kernels)"
+TORCH_KERNEL = "TorchWNA16 (retort's)"
 
 INT8_KERNELS: Kernels = {
     **dict.fromkeys(CPUS, "CPUInt8ScaledMM"),
