@@ -77,7 +77,9 @@ def forced(
         return compared(positions, *_logged(dataset, row))
 
     found = np.array(in_turn(engine, one, range(len(dataset)), advance), np.float64).reshape(-1, 3)
-    return Forced(*found.T, tokens=dataset.completion_ids.lengths.astype(np.float64))
+    kl_nats, agreement, covered = found.T
+    tokens = dataset.completion_ids.lengths.astype(np.float64)
+    return Forced(kl_nats, agreement, covered, tokens)
 
 
 def compared(

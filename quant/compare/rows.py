@@ -140,7 +140,7 @@ def _of_teacher(table: pa.Table, teacher: Path, lineage: Lineage) -> pa.Table:
 
 def _drawn(table: pa.Table, fraction: float) -> Ints:
     """Row numbers of different held-out prompts, in an order that is chance but always the same."""
-    first = {}
+    first: dict[bytes, tuple[float, int]] = {}
     for row in np.flatnonzero(heldout_mask(table, fraction)).tolist():
         prompt = np.asarray(table["prompt_ids"][row].values, dtype=np.int32)
         first.setdefault(prompt.tobytes(), (lot(prompt, PURPOSE), row))

@@ -87,7 +87,8 @@ def entropies(dataset: Dataset) -> Floats:
 def _surprise(logprobs: Floats) -> Floats:
     """``-p log p``, 0 where there is no mass."""
     held = np.where(np.isfinite(logprobs), logprobs, 0.0)
-    return -np.exp(logprobs) * held
+    result: Floats = -np.exp(logprobs) * held
+    return result
 
 
 def _range(values: Floats, unit: str) -> str:

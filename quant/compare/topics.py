@@ -70,7 +70,8 @@ def _vectors(prompts: Ragged) -> Floats:
     rarity_F = np.log(max(rows, 1) / np.maximum(having_F, 1)).astype(np.float32)
     weighted_RF: Floats = np.log1p(counts_RF) * rarity_F
     length_R = np.linalg.norm(weighted_RF, axis=1, keepdims=True)
-    return weighted_RF / np.maximum(length_R, np.float32(1e-12))
+    unit_RF: Floats = weighted_RF / np.maximum(length_R, np.float32(1e-12))
+    return unit_RF
 
 
 def _grouped(vectors_RF: Floats, num: int, random: np.random.Generator) -> tuple[Ints, float]:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from quant.compare.bootstrap import Resampled, Span, rows_to_clear
 
 NEVER_BETTER = Span(best=0.0)
+Draw = Callable[[], np.ndarray]
 
 
 def wrong(misses: int, rows: int) -> np.ndarray:
@@ -64,7 +67,7 @@ def test_the_same_seed_gives_the_same_bounds_in_any_order_of_rows() -> None:
 def test_an_interval_misses_the_truth_no_more_often_than_it_says(name: str, rows: int) -> None:
     random = np.random.default_rng(rows)
     alpha, runs = 0.05, 400
-    draw, truth, span = {
+    cases: dict[str, tuple[Draw, float, Span]] = {
         "wrong": (lambda: -(random.random(rows) < 0.05).astype(float), -0.05, NEVER_BETTER),
         "either way": (
             lambda: random.choice([-1.0, 0.0, 1.0], rows, p=[0.2, 0.7, 0.1]),
@@ -73,7 +76,8 @@ def test_an_interval_misses_the_truth_no_more_often_than_it_says(name: str, rows
         ),
         "graded": (lambda: random.uniform(-0.6, 0.2, rows), -0.2, Span()),
         "skewed": (lambda: -random.beta(0.1, 1.9, rows), -0.05, NEVER_BETTER),
-    }[name]
+    }
+    draw, truth, span = cases[name]
 
     found = [Resampled.of(draw(), span, seed, draws=1000) for seed in range(runs)]
 

@@ -27,18 +27,19 @@ def findings() -> Findings:
         teacher = Answer(json.dumps({"n": row}), tuple(range(8)), "stop")
         student = Answer("I'm sorry <b>", (7,) * 40, "length") if is_wrong[row] else teacher
         pairs.append(Pair(f"x{row}", f"prompt {row} & more", student, teacher))
+    is_right = (~is_wrong).astype(np.float64)
     kl = np.where(is_wrong, 2 + random.random(ROWS), 0.01)
-    looks = [
-        Forced(values, 1.0 - is_wrong, np.ones(ROWS), np.full(ROWS, 8.0))
+    student_look, teacher_look = (
+        Forced(values, is_right, np.ones(ROWS), np.full(ROWS, 8.0))
         for values in (kl, np.zeros(ROWS))
-    ]
+    )
     slices = [
         Slice("tenant", "large", np.arange(ROWS - 30)),
         Slice("tenant", "small", np.arange(ROWS - 30, ROWS)),
         Slice("rarity", "1 of 2: 0 to 1 nats", np.arange(100)),
         Slice("rarity", "2 of 2: 1 to 2 nats", np.arange(100, ROWS)),
     ]
-    return Findings(pairs, (~is_wrong).astype(float), np.ones(ROWS), *looks, slices=slices)
+    return Findings(pairs, is_right, np.ones(ROWS), student_look, teacher_look, slices)
 
 
 def test_the_slice_where_the_student_fails_stands_first() -> None:

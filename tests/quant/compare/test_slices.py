@@ -29,8 +29,8 @@ def test_labels_with_enough_rows_are_slices_the_largest_first() -> None:
 
 def test_what_all_rows_share_is_no_slice() -> None:
     assert by_label("route", ["support"] * 90) == []
-    assert by_quantile("length", np.full(200, 3.0)) == []
-    assert by_quantile("length", np.arange(39.0)) == []
+    assert by_quantile("length", np.full(200, 3.0, np.float64)) == []
+    assert by_quantile("length", np.arange(39, dtype=np.float64)) == []
 
 
 def test_tenths_are_in_order_and_named() -> None:
@@ -49,7 +49,7 @@ def test_tenths_are_in_order_and_named() -> None:
     st.integers(2, 10),
 )
 def test_groups_do_not_overlap_nor_part_equal_values(values: list[float], groups: int) -> None:
-    array = np.array(values)
+    array = np.array(values, np.float64)
 
     found = by_quantile("x", array, groups)
 

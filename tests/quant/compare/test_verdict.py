@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from quant.compare.verdict import ALPHA, Evidence, Question, level, overall, sen
 
 QUESTION = Question(0.05, Span(best=0.0))
 RUNS = 400
+Draw = Callable[[], np.ndarray]
 SLACK = 2.6 * np.sqrt(ALPHA * (1 - ALPHA) / RUNS)  # chance of these runs alone, 1 in 200
 
 
@@ -42,14 +45,14 @@ def test_known_cases(misses: int, rows: int, word: str) -> None:
 def test_a_student_at_the_margin_is_hardly_ever_passed(rows: int, kind: str) -> None:
     random = np.random.default_rng(rows)
     question = QUESTION if kind == "right or wrong" else Question(0.05)
-    draw = {
+    draws: dict[str, Draw] = {
         "right or wrong": lambda: -(random.random(rows) < 0.05).astype(float),
         "either way": lambda: random.choice([-1.0, 0.0, 1.0], rows, p=[0.15, 0.75, 0.1]),
         "graded": lambda: random.uniform(-0.35, 0.25, rows),
-    }[kind]
+    }
 
     words = [
-        question.word(Resampled.of(draw(), question.span, run, draws=1000), ALPHA, ALPHA)
+        question.word(Resampled.of(draws[kind](), question.span, run, draws=1000), ALPHA, ALPHA)
         for run in range(RUNS)
     ]
 
