@@ -132,30 +132,42 @@ def slices_of(rows: Rows, prompts: Sequence[str], answer_tokens: Floats, seed: i
 def _findings(
     teacher: Path, rows: Rows, sides: dict[str, Side], metric: Metric | None, seed: int
 ) -> Findings:
-    tokenizer = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
     ours, theirs = sides["student"], sides["teacher"]
-    prompts = [
-        tokenizer.decode(rows.dataset.prompt_ids.row(row).tolist(), skip_special_tokens=True)
-        for row in range(len(rows.dataset))
-    ]
+    # With the marks between turns, or the end of one and the beginning of the next are one word.
+    prompts = _prompts(teacher, rows, skip_special_tokens=False)
     answered = zip(rows.exchange_ids, prompts, ours.answers, theirs.answers, strict=True)
     pairs = [Pair(*each) for each in answered]
     lengths = np.array([len(each.token_ids) for each in theirs.answers], np.float64)
     return Findings(
         pairs,
-        *_scores(pairs, metric),
+        *_scores(pairs, _prompts(teacher, rows, skip_special_tokens=True), metric),
         student_forced=ours.forced,
         teacher_forced=theirs.forced,
         slices=slices_of(rows, prompts, lengths, seed),
     )
 
 
-def _scores(pairs: Sequence[Pair], metric: Metric | None) -> tuple[Floats, Floats]:
-    """The student's and the teacher's, both against the teacher's answer."""
+def _prompts(teacher: Path, rows: Rows, *, skip_special_tokens: bool) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+    ids = (rows.dataset.prompt_ids.row(row).tolist() for row in range(len(rows.dataset)))
+    return [tokenizer.decode(each, skip_special_tokens=skip_special_tokens) for each in ids]
+
+
+def _scores(
+    pairs: Sequence[Pair], prompts: Sequence[str], metric: Metric | None
+) -> tuple[Floats, Floats]:
+    """The student's and the teacher's, both against the teacher's answer.
+
+    Args:
+        pairs: Row by row.
+        prompts: Their texts as a metric has them in training.
+        metric: None for the same text.
+    """
     if metric is None:
         is_same = [pair.student.text == pair.teacher.text for pair in pairs]
         return np.array(is_same, np.float64), np.ones(len(pairs))
-    texts = [(pair.prompt, pair.student.text, pair.teacher.text) for pair in pairs]
+    answers = [(pair.student.text, pair.teacher.text) for pair in pairs]
+    texts = [(prompt, *both) for prompt, both in zip(prompts, answers, strict=True)]
     ours = [metric(prompt, student, teacher) for prompt, student, teacher in texts]
     theirs = [metric(prompt, teacher, teacher) for prompt, _, teacher in texts]
     return np.array(ours, np.float64), np.array(theirs, np.float64)
