@@ -12,6 +12,8 @@ from capture.log import Log
 from gateway.__main__ import main
 from quant.compare.rows import Choice, choose_rows
 from tests.support.answered_rows import answer, write_log
+from tests.support.fake_judge import NAME, likes_long
+from tests.support.json_server import json_server
 from tests.support.tiny_model import make_tiny_model
 from trainer.evaluation import evaluate
 from trainer.student import open_teacher
@@ -66,7 +68,9 @@ def test_a_student_is_compared_with_its_teacher(
 ) -> None:
     metric = f"{home / 'own.py'}:first_letter"
 
-    code = compare(home, "--rows", "60", "--metric", metric, "--json")
+    with json_server(likes_long) as url:
+        judge = ("--judge", url, "--judge-model", NAME)
+        code = compare(home, "--rows", "60", "--metric", metric, *judge, "--json")
 
     content = json.loads(capsys.readouterr().out)
     out = home / "out"
@@ -85,6 +89,8 @@ def test_a_student_is_compared_with_its_teacher(
         out / "compare.html"
     ).read_text(encoding="utf-8")
     assert content["decode_ratio"] > 0
+    assert (content["judge"]["rows"], content["judge"]["unread"]) == (60, 0)
+    assert content["judge"]["student_better"] + content["judge"]["teacher_better"] > 0
     is_near_the_trainers_figures(home, measures["teacher_forced"], content["log"]["rows"])
 
 

@@ -2,7 +2,8 @@ import pytest
 
 from capture.errors import ConfigError
 from quant.compare.judging import JudgeSpec, judge_pairs, settled, word_of
-from tests.support.json_server import Asked, Reply, json_server, models
+from tests.support.fake_judge import NAME, likes_long
+from tests.support.json_server import Asked, Reply, json_server
 
 
 @pytest.mark.parametrize(
@@ -38,23 +39,6 @@ def test_only_what_holds_in_both_orders_counts(
     assert settled(student_first, teacher_first) == score
 
 
-def likes_long(asked: Asked) -> Reply:
-    """A judge to whom the longer answer is the better one."""
-    if asked.body is None:
-        return models(["judge"])
-    spoken = asked.body["messages"][-1]["content"]
-    first, _, second = spoken.partition("[A]\n")[2].partition("\n\n[B]\n")
-    word = "A" if len(first) > len(second) else "B" if len(second) > len(first) else "same"
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": word},
-        "finish_reason": "stop",
-    }
-    return Reply(
-        {"id": "c", "object": "chat.completion", "created": 0, "model": "j", "choices": [choice]}
-    )
-
-
 def test_pairs_are_asked_twice_and_equal_ones_not_at_all() -> None:
     asked: list[Asked] = []
     steps: list[None] = []
@@ -65,7 +49,7 @@ def test_pairs_are_asked_twice_and_equal_ones_not_at_all() -> None:
 
     pairs = [("p", "longer", "short"), ("p", "same", "same"), ("q", "no", "yes")]
     with json_server(respond) as url:
-        found = judge_pairs(JudgeSpec(url, "judge"), pairs, lambda: steps.append(None))
+        found = judge_pairs(JudgeSpec(url, NAME), pairs, lambda: steps.append(None))
 
     assert found == [1.0, 0.0, -1.0]
     assert len(steps) == 3
