@@ -8,7 +8,7 @@ Source:
     Rubin 1981, "The Bayesian bootstrap", for the weights; Gaffke 2005, "Three test statistics for
     a nonparametric one-sided hypothesis on the mean of a nonnegative variable", for the unseen row.
     Where a row has one of two values the bounds are those of Clopper and Pearson 1934, which hold
-    for any number of rows; that they hold for all bounded values is the conjecture of Learned-Miller
+    for any number of rows; that they hold for all bounded values is a conjecture of Learned-Miller
     and Thomas 2019, arXiv:1905.06208.
 
 Shape suffixes: D draws, U distinct values and the unseen one.
