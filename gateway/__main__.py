@@ -13,6 +13,7 @@ COMMANDS = {
     "log": ("capture.commands:log_app", "the capture log"),
     "distill": ("trainer.commands:distill_app", "from a snapshot of the log to a checkpoint"),
     "quantize": ("quant.commands:quantize_app", "from a checkpoint to a bundle"),
+    "compare": ("quant.compare.commands:app", "is a student as good as its teacher"),
     "doctor": ("gateway.doctor:app", "what is wrong with this installation, and what to do"),
     "rollout": ("gateway.commands:rollout_app", "try a bundle on real traffic"),
 }

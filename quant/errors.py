@@ -6,6 +6,7 @@ QuantError
     CompressionError   the model cannot be quantized, or its result not be served
     ToolError          a tool in an environment of its own cannot be set up, or fails
     BundleError        a folder that must not be served
+    ComparisonError    two models that cannot be compared on this log
 """
 
 
@@ -31,3 +32,7 @@ class ToolError(QuantError):
 
 class BundleError(QuantError):
     """Raised when a folder is not a bundle that may be served, or cannot be published."""
+
+
+class ComparisonError(QuantError):
+    """Raised when two models cannot be compared on this log, or a judge does not judge."""

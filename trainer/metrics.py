@@ -38,12 +38,13 @@ def json_f1(_prompt: str, answer: str, reference: str) -> float:
 METRICS: dict[str, Metric] = {"json_valid": json_valid, "json_f1": json_f1}
 
 
-def open_metric(name: str) -> Metric:
+def open_metric(name: str, option: str = "[trainer].metric") -> Metric:
     """Find a measure by its name, or a user's own as ``file.py:function``.
 
     Args:
         name: Of ``METRICS``, or a file and a function of prompt, answer and reference in it, that
             returns a number from 0 to 1.
+        option: What named it, for messages.
 
     Raises:
         ConfigError: If there is none of that name.
@@ -53,10 +54,10 @@ def open_metric(name: str) -> Metric:
     if ":" not in name:
         known = ", ".join([EXACT_MATCH, *METRICS])
         raise ConfigError(
-            f"[trainer].metric is {name!r}: expected one of {known}, or your own function of "
+            f"{option} is {name!r}: expected one of {known}, or your own function of "
             "prompt, answer and reference as 'file.py:function'"
         )
-    found = load_function(name, "[trainer].metric")
+    found = load_function(name, option)
 
     def checked(prompt: str, answer: str, reference: str) -> float:
         try:
