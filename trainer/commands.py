@@ -56,7 +56,7 @@ def show(config: TrainerConfig, metrics: Metrics, *, as_json: bool) -> None:
         return
     typer.echo(f"{config.out / 'checkpoint'}  ({metrics.tokens_per_second:,.0f} tokens/s)")
     for name, value in asdict(metrics.heldout).items():
-        typer.echo(f"  {name:20} {value:,.4g}")
+        typer.echo(f"  {name:20} {'-' if value is None else format(value, ',.4g')}")
     typer.echo(verdict(asdict(metrics)))
     typer.echo(config.out / "report.html")
 

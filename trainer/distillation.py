@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from capture.revision import model_revision
+from capture.revision import model_revision, tokenizer_hash
 from trainer.adapters import add_adapters, merged
 from trainer.baseline import clone_behaviour, follow_cloning
 from trainer.checkpoint import replacing, save_checkpoint, write_json
@@ -26,7 +26,7 @@ from trainer.fake import fake_quantize, grid_of
 from trainer.guard import EntropyGuard
 from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
-from trainer.manifest import Lineage
+from trainer.manifest import Lineage, chat_template_hash
 from trainer.material import Material
 from trainer.precision import open_device, round_weights
 from trainer.progress import Done, Progress
@@ -35,7 +35,7 @@ from trainer.results import METRICS_VERSION, Metrics, Snapshot
 from trainer.rollouts import Rollouts, read_rollouts
 from trainer.scale import ALONE, Group, handed_on
 from trainer.start import make_student
-from trainer.student import count_parameters, weights_of
+from trainer.student import count_parameters, tokenizer_folder, weights_of
 from trainer.task import open_task
 from trainer.training import Audience, Training
 
@@ -108,8 +108,9 @@ class Distillation:
             rollouts.check(config)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device, task = open_device(config.device), open_task(config.metric, config.teacher)
+        device = open_device(config.device)
         material = Material.read(config, table, report)
+        task = open_task(config.metric, tokenizer_folder(config))
         make = partial(make_student, config, material, report)
         student, teacher_parameters = handed_on(group, make, device)
         if config.lora_rank is not None:
@@ -186,6 +187,7 @@ class Distillation:
             points=kept.points,
             baseline=baseline,
             rollouts=self.rollouts.model_dump(mode="json") if self.rollouts else None,
+            retokenized=self.material.retokenized,
             stopped=kept.stopped,
             snapshot=self.snapshot,
         )
@@ -197,8 +199,8 @@ class Distillation:
     def _save(self, finished: PreTrainedModel, quality: Quality, progress: Progress) -> None:
         """Put the checkpoint and the curves in place."""
         out, lineage, told = self.config.out, self._lineage(), self._told(quality)
-        teacher = self.config.teacher
-        save_checkpoint(finished, teacher, out / "checkpoint", lineage=lineage, quality=told)
+        companions = tokenizer_folder(self.config)
+        save_checkpoint(finished, companions, out / "checkpoint", lineage=lineage, quality=told)
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
 
@@ -248,7 +250,7 @@ class Distillation:
 
     def _told(self, quality: Quality) -> dict[str, float]:
         """What the checkpoint says of itself; not how it compares with its own earlier answers."""
-        told = {name: float(value) for name, value in asdict(quality).items()}
+        told = {name: float(value) for name, value in asdict(quality).items() if value is not None}
         if self.rollouts is not None:
             for name in ("exact_match", "metric", "metric_rows"):
                 del told[name]
@@ -270,6 +272,9 @@ class Distillation:
         recipe["metric"] = _name(config.metric)
         if config.fake_quantize is not None:
             recipe["fake_quantize_grid"] = asdict(grid_of(self.student, config.fake_quantize))
+        if self.material.retokenized is not None:
+            recipe["student_tokenizer"] = tokenizer_hash(started_from)
+            recipe["student_chat_template"] = chat_template_hash(started_from)
         if self.rollouts is not None:
             recipe["rollouts"] = self.rollouts.model_dump(mode="json")
         return Lineage(

@@ -160,7 +160,8 @@ class Training:
         quality = self.examination.of(self.student, self.looked_at)
         self.student.train()
         for name, value in asdict(quality).items():
-            board.add_scalar(f"heldout/{name}", value, step.number)
+            if value is not None:
+                board.add_scalar(f"heldout/{name}", value, step.number)
         point = Point(step.number, done.tokens, done.seconds, step.loss.item(), quality)
         course.add(self.student, point)
 
