@@ -20,6 +20,7 @@ LossName = Literal[
     "renormalised_topk",
     "zero_tail",
 ]
+TrackerName = Literal["mlflow", "wandb"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -90,6 +91,7 @@ class TrainerConfig(BaseModel):
         eval_every: Steps between two looks at the former; default: a tenth of all.
         eval_rows: Most of them that are looked at.
         baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
+        trackers: Told the curves beside TensorBoard, by accelerate.
         threads: CPU threads of each training process.
         device: Where the models run.
         scale: Over how many processes.
@@ -120,6 +122,7 @@ class TrainerConfig(BaseModel):
     eval_every: PositiveInt | None = None
     eval_rows: PositiveInt = 256
     baseline: bool = True
+    trackers: tuple[TrackerName, ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"

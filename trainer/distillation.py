@@ -37,11 +37,14 @@ from trainer.scale import ALONE, Group, handed_on
 from trainer.start import make_student
 from trainer.student import count_parameters, tokenizer_folder, weights_of
 from trainer.task import open_task
+from trainer.tracking import opened
 from trainer.training import Audience, Training
 
 Report = Callable[[str], None]
 
 LOOKS = 10  # at held-out rows, unless told otherwise
+WHERE = {"log", "teacher", "student", "out", "threads", "device", "scale"}
+BESIDE_RECIPE = {*WHERE, "baseline", "trackers"}  # settings that decide no weight
 
 
 class Kept(NamedTuple):
@@ -241,8 +244,9 @@ class Distillation:
             audience.say(f"going on after step {done.steps}")
         choice = guard.choice if guard else by_metric
         course = Course(self.config.out / "progress" / "course", done.steps, choice)
-        guarded = replace(training, guard=guard)
-        done = guarded.run(learner, course, done, audience.step, progress)
+        with opened(self.config, self._lineage()) as trackers:
+            followed = replace(training, guard=guard, trackers=trackers)
+            done = followed.run(learner, course, done, audience.step, progress)
         step, stopped = course.take_best(self.student).step, None
         if guard is not None:
             step, stopped = guard.settle(course, self.student, start, self.config.steps)
@@ -265,10 +269,7 @@ class Distillation:
     def _lineage(self) -> Lineage:
         config = self.config
         started_from = config.teacher if config.student is None else config.student
-        recipe = config.model_dump(
-            mode="json",
-            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline", "scale"},
-        )
+        recipe = config.model_dump(mode="json", exclude=BESIDE_RECIPE)
         recipe["metric"] = _name(config.metric)
         if config.fake_quantize is not None:
             recipe["fake_quantize_grid"] = asdict(grid_of(self.student, config.fake_quantize))
