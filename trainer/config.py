@@ -19,7 +19,10 @@ LossName = Literal[
     "mixed_kl",
     "renormalised_topk",
     "zero_tail",
+    "shared_vocabulary_kl",
 ]
+SHARED_VOCABULARY: LossName = "shared_vocabulary_kl"
+OWN_TOKENS: frozenset[LossName] = frozenset({"behaviour_cloning", SHARED_VOCABULARY})
 TrackerName = Literal["mlflow", "wandb"]
 PositiveInt = Annotated[int, Field(ge=1)]
 

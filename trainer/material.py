@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedModel
 
-from trainer.config import TrainerConfig
+from trainer.config import SHARED_VOCABULARY, TrainerConfig
 from trainer.dataset import Dataset, Ints, answered, from_table, split
 from trainer.duplicates import distinct
 from trainer.entries import fit_vocabulary, words_only
@@ -71,7 +71,16 @@ class Material:
             return material
         report("writing the answers in the student's tokens")
         requests = answered(table)["request"].to_pylist()
-        return material._in_tokens_of(Retokenizer.of(config.teacher, tokenizer), requests)
+        retokenizer = Retokenizer.of(config.teacher, tokenizer)
+        written = material._in_tokens_of(retokenizer, requests)
+        if config.loss != SHARED_VOCABULARY or written.retokenized is None:
+            return written
+        report("experimental: matching the vocabularies of teacher and student")
+        # Held-out rows stay words, so that no figure claims to be KL to the teacher.
+        pair = (dataset, written.dataset)
+        mixed, matched = retokenizer.with_distributions(*pair, written.train_rows)
+        counts = replace(written.retokenized, matched_tokens=matched)
+        return replace(written, dataset=mixed, retokenized=counts)
 
     def _in_tokens_of(self, retokenizer: Retokenizer, requests: Sequence[str]) -> Self:
         """The same rows, less those that cannot be written; what is held out stays so."""

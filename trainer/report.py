@@ -105,7 +105,7 @@ def _alone(metrics: Document) -> str:
     """What can be said without a baseline; there is none for a student's own answers."""
     if metrics["rollouts"] is not None:
         return _refinement(metrics)
-    if metrics["retokenized"] is not None:
+    if metrics["retokenized"] is not None and metrics["loss"] == "behaviour_cloning":
         return (
             "Trained on the answers' words alone, in the student's own tokens: there is no KL to a "
             "teacher that has others."

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from trainer.answering import end_ids
 from trainer.conversation import Conversation, conversation_of
-from trainer.dataset import Dataset, Ragged
+from trainer.dataset import Dataset, Ints, Ragged
 from trainer.errors import DatasetError, ModelError
+from trainer.shared_vocabulary import Said, SharedVocabulary, common_places, ends_of
 
 CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what decodes from a part of a character's bytes
+CERTAIN = np.zeros(1, dtype=np.float32)  # the log-probability of all there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,14 @@ class Retokenized:
         as_text: Other prompts, of which the text that the teacher read is taken as it is.
         left_out: Rows that are neither trained on nor measured: the student's tokenizer cannot
             write their answer as it is, or it says nothing.
+        matched_tokens: Of the answers trained on, by the teacher's distribution over what both
+            vocabularies have; the others are trained on by their words.
     """
 
     as_messages: int
     as_text: int
     left_out: int
+    matched_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,61 @@ class Retokenizer:
         num_messages = sum(one is not None for one in conversations)
         counts = (num_messages, len(conversations) - num_messages, int((~is_kept).sum()))
         return words(dataset, prompts, answers), is_kept, Retokenized(*counts)
+
+    def with_distributions(
+        self, teachers: Dataset, words_only: Dataset, rows: Ints
+    ) -> tuple[Dataset, int]:
+        """Give rows of words the teacher's distribution where both go on with the same token.
+
+        Args:
+            teachers: Rows in the teacher's tokens.
+            words_only: The same rows as ``retokenized`` returns them.
+            rows: Whose answers to match.
+
+        Returns:
+            The rows, and at how many tokens there is a distribution.
+
+        Raises:
+            ModelError: If the vocabularies cannot be compared.
+        """
+        ends = sorted(self.teacher_ends)
+        shared = SharedVocabulary.of(self.teacher, self.student, ends, self.student_end)
+        chosen, matched = set(rows.tolist()), 0
+        found: list[Said] = []
+        for row in range(len(teachers)):
+            said = self._matched(shared, teachers, words_only, row) if row in chosen else {}
+            matched += len(said)
+            tokens = words_only.completion_ids.row(row).astype(np.int32)
+            alone = (Said(tokens[[place]], CERTAIN, -np.inf) for place in range(len(tokens)))
+            found += [said.get(place, one) for place, one in enumerate(alone)]
+        return _with_entries(words_only, found), matched
+
+    def _matched(
+        self, shared: SharedVocabulary, teachers: Dataset, words_only: Dataset, row: int
+    ) -> dict[int, Said]:
+        """What the teacher said, by places of the student's answer."""
+        theirs = teachers.completion_ids.row(row).tolist()
+        ours = words_only.completion_ids.row(row).tolist()
+        num_ends = int(theirs[-1] in self.teacher_ends)
+        bodies = theirs[: len(theirs) - num_ends], ours[: len(ours) - num_ends]
+        text = decoded(self.student, bodies[1])
+        both = (ends_of(self.teacher, text, bodies[0]), ends_of(self.student, text, bodies[1]))
+        if both[0] is None or both[1] is None:
+            return {}
+        last = [len(text) + 1] * num_ends  # the end counts as one more letter
+        sizes = teachers.topk_size.row(row).astype(np.int64)
+        cuts = np.append(np.int64(0), np.cumsum(sizes))
+        found = {}
+        for there, here in common_places([*both[0], *last], [*both[1], *last]):
+            entries = slice(cuts[there], cuts[there + 1])
+            said = shared.said(
+                teachers.topk_ids.row(row)[entries].astype(np.int32),
+                teachers.topk_logprobs.row(row)[entries].astype(np.float32),
+                float(teachers.tail_logprob.row(row)[there]),
+            )
+            if said is not None and shared.student_ids[theirs[there]] == ours[here]:
+                found[here] = said
+        return found
 
     def _prompts(
         self, dataset: Dataset, conversations: Sequence[Conversation | None]
@@ -163,6 +223,21 @@ def words(
         topk_logprobs=replace(said, values=np.zeros(num_tokens, dtype=np.float32)),
         tail_logprob=replace(said, values=np.full(num_tokens, -np.inf, dtype=np.float32)),
         tail_draws=Ragged(np.empty(0, dtype=np.int32), np.zeros(len(answers) + 1, dtype=np.int64)),
+    )
+
+
+def _with_entries(dataset: Dataset, found: Sequence[Said]) -> Dataset:
+    """Replace every position's entries."""
+    sizes = np.array([len(said.ids) for said in found], dtype=np.int32)
+    ends = np.append(np.int64(0), np.cumsum(sizes, dtype=np.int64))
+    offsets = ends[dataset.completion_ids.offsets]
+    tails = np.array([said.tail_logprob for said in found], dtype=np.float32)
+    return replace(
+        dataset,
+        topk_size=replace(dataset.topk_size, values=sizes),
+        topk_ids=Ragged(np.concatenate([said.ids for said in found]), offsets),
+        topk_logprobs=Ragged(np.concatenate([said.logprobs for said in found]), offsets),
+        tail_logprob=replace(dataset.tail_logprob, values=tails),
     )
 
 

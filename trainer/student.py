@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from capture.revision import tokenizer_hash
-from trainer.config import TrainerConfig
+from trainer.config import OWN_TOKENS, SHARED_VOCABULARY, TrainerConfig
 from trainer.errors import ModelError
 from trainer.packing import Batch
 from trainer.precision import in_fast_dtype
@@ -66,12 +66,17 @@ def tokenizer_folder(config: TrainerConfig) -> Path:
         ModelError: If it is its own, and the loss needs the teacher's.
     """
     student, teacher = config.student, config.teacher
-    if student is None or config.from_scratch:
+    expected = tokenizer_hash(teacher)
+    is_own = student is not None and not config.from_scratch
+    found = tokenizer_hash(student) if student is not None and is_own else expected
+    if found == expected and config.loss == SHARED_VOCABULARY:
+        raise ModelError(
+            f"the student has the teacher's tokenizer ({expected}), and {config.loss} is for one "
+            'that has not: use loss = "forward_kl"'
+        )
+    if student is None or found == expected:
         return teacher
-    found, expected = tokenizer_hash(student), tokenizer_hash(teacher)
-    if found == expected:
-        return teacher
-    if config.loss != "behaviour_cloning":
+    if config.loss not in OWN_TOKENS:
         raise ModelError(
             f"{student}: tokenizer {found}, expected the teacher's ({expected}) with loss = "
             f'"{config.loss}": choose a student with the same tokenizer, leave `student` out to '

@@ -126,7 +126,7 @@ def test_ours_are_of_accelerates_kind(tmp_path: Path) -> None:
 
 
 def test_settings_are_told_by_their_dotted_names() -> None:
-    recipe: dict[str, JsonValue] = {
+    recipe: dict[str, Any] = {
         "loss": "forward_kl",
         "cut": {"layers": 2, "heads": None},
         "sizes": [1, 2],
