@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from capture.store import LogFolder
-from trainer.metrics import EXACT_MATCH
+from trainer.metrics import EXACT_MATCH, LM_EVAL
 
 LossName = Literal[
     "behaviour_cloning",
@@ -87,8 +87,9 @@ class TrainerConfig(BaseModel):
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
             them along the way, to choose the weights that are kept, half at the end.
-        metric: What weights are chosen by: ``exact_match``, ``json_valid``, ``json_f1``, or a
-            function of prompt, answer and reference as ``file.py:function``.
+        metric: What weights are chosen by: ``exact_match``, ``json_valid``, ``json_f1``, a
+            function of prompt, answer and reference as ``file.py:function``, or a task of
+            lm-evaluation-harness as ``lm_eval:TASK``.
         duplicates: Whether answers that are there already, or nearly, are trained on: ``keep``,
             ``drop_exact``, ``drop_near`` (then what is like a held-out one is not either).
         eval_every: Steps between two looks at the former; default: a tenth of all.
@@ -160,4 +161,6 @@ def load(path: Path) -> TrainerConfig:
     absolute = {name: home / folder for name, folder in folders.items()}
     file, colon, function = config.metric.rpartition(":")
     metric = f"{home / file}:{function}" if colon else config.metric
+    if config.metric.startswith(LM_EVAL):
+        metric = f"{LM_EVAL}{home / function}"
     return config.model_copy(update={**absolute, "student": student, "metric": metric})

@@ -28,6 +28,7 @@ from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
 from trainer.manifest import Lineage, chat_template_hash
 from trainer.material import Material
+from trainer.metrics import LM_EVAL
 from trainer.precision import open_device, round_weights
 from trainer.progress import Done, Progress
 from trainer.report import write_report
@@ -113,7 +114,7 @@ class Distillation:
         torch.manual_seed(config.seed)
         device = open_device(config.device)
         material = Material.read(config, table, report)
-        task = open_task(config.metric, tokenizer_folder(config))
+        task = open_task(config.metric, tokenizer_folder(config), config.eval_rows)
         make = partial(make_student, config, material, report)
         student, teacher_parameters = handed_on(group, make, device)
         if config.lora_rank is not None:
@@ -288,4 +289,5 @@ class Distillation:
 
 def _name(metric: str) -> str:
     """Of a metric; of a user's file, not where it lies."""
-    return Path(metric).name
+    prefix = LM_EVAL if metric.startswith(LM_EVAL) else ""
+    return prefix + Path(metric).name

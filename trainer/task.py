@@ -9,8 +9,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from trainer.answering import Sampling, end_ids, sample_answers
+from trainer.benchmark import Benchmark
 from trainer.dataset import Dataset, Ints
-from trainer.metrics import EXACT_MATCH, Metric, open_metric
+from trainer.metrics import EXACT_MATCH, LM_EVAL, Metric, open_metric
 
 BATCH = 32  # prompts answered at a time
 
@@ -58,14 +59,17 @@ class Task:
         return text
 
 
-def open_task(metric: str, folder: Path) -> Task | None:
+def open_task(metric: str, folder: Path, limit: int) -> Task | Benchmark | None:
     """What a student has to answer for a metric; None for the one that needs no answers.
 
     Args:
         metric: Its name.
         folder: With the student's tokenizer.
+        limit: Most documents of a benchmark.
 
     Raises:
         ConfigError: If there is no such metric.
     """
+    if metric.startswith(LM_EVAL):
+        return Benchmark.of(Path(metric.removeprefix(LM_EVAL)), folder, limit)
     return None if metric == EXACT_MATCH else Task.of(open_metric(metric), folder)
