@@ -82,4 +82,5 @@ def _cloning(training: Training, start: Mapping[str, Tensor], seconds: float) ->
         cloning,
         recipe=replace(cloning.recipe, steps=steps),
         eval_every=max(1, training.eval_every * steps // training.recipe.steps),
+        trackers=(),
     )

@@ -32,22 +32,29 @@ COMPANIONS = (
 
 def save_checkpoint(
     student: PreTrainedModel,
-    teacher: Path,
+    companions: Path,
     folder: Path,
     *,
     lineage: Lineage,
     quality: dict[str, float],
 ) -> Manifest:
-    """Write the student in bfloat16 with the teacher's tokenizer, template and generation config.
+    """Write the student in bfloat16 with its tokenizer, template and generation config.
 
     Whoever looks at ``folder`` sees the old
     checkpoint or the new one, never a part; an interrupted call leaves nothing behind.
+
+    Args:
+        student: The model.
+        companions: Folder of those: the teacher's, or of a student that brought its own.
+        folder: Replaced.
+        lineage: What it was made from.
+        quality: Figures for its manifest.
     """
     with replacing(folder) as temporary:
         copy.deepcopy(student).to(torch.bfloat16).save_pretrained(temporary)
         for name in COMPANIONS:
-            if (teacher / name).is_file():
-                shutil.copyfile(teacher / name, temporary / name)
+            if (companions / name).is_file():
+                shutil.copyfile(companions / name, temporary / name)
         return write_manifest(
             temporary,
             kind="checkpoint",

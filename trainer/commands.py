@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.config import TrainerConfig
+from trainer.config import SHARED_VOCABULARY, TrainerConfig
 from trainer.follow import follow
 from trainer.launch import launched
 from trainer.options import ConfigOption, JsonOption, given_config
@@ -44,6 +44,12 @@ def distill(
     if context.invoked_subcommand is not None:
         return
     config = given_config(config_path)
+    if config.loss == SHARED_VOCABULARY:
+        typer.echo(
+            f"{config.loss} is experimental: whether it helps beside the words alone, the baseline "
+            "tells",
+            err=True,
+        )
     runs = follow(config, growth) if follows else filter(None, [launched(config)])
     for metrics in runs:  # none in a process beside the first of a group: that one tells
         show(config, metrics, as_json=as_json)
@@ -56,7 +62,7 @@ def show(config: TrainerConfig, metrics: Metrics, *, as_json: bool) -> None:
         return
     typer.echo(f"{config.out / 'checkpoint'}  ({metrics.tokens_per_second:,.0f} tokens/s)")
     for name, value in asdict(metrics.heldout).items():
-        typer.echo(f"  {name:20} {value:,.4g}")
+        typer.echo(f"  {name:20} {'-' if value is None else format(value, ',.4g')}")
     typer.echo(verdict(asdict(metrics)))
     typer.echo(config.out / "report.html")
 

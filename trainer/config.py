@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capture.config import read_table
 from capture.store import LogFolder
-from trainer.metrics import EXACT_MATCH
+from trainer.metrics import EXACT_MATCH, LM_EVAL
 
 LossName = Literal[
     "behaviour_cloning",
@@ -19,7 +19,11 @@ LossName = Literal[
     "mixed_kl",
     "renormalised_topk",
     "zero_tail",
+    "shared_vocabulary_kl",
 ]
+SHARED_VOCABULARY: LossName = "shared_vocabulary_kl"
+OWN_TOKENS: frozenset[LossName] = frozenset({"behaviour_cloning", SHARED_VOCABULARY})
+TrackerName = Literal["mlflow", "wandb"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -83,13 +87,15 @@ class TrainerConfig(BaseModel):
         warmup: Steps of linear warm-up.
         heldout_fraction: Share of the prompts, chosen by their hash, kept for measuring: half of
             them along the way, to choose the weights that are kept, half at the end.
-        metric: What weights are chosen by: ``exact_match``, ``json_valid``, ``json_f1``, or a
-            function of prompt, answer and reference as ``file.py:function``.
+        metric: What weights are chosen by: ``exact_match``, ``json_valid``, ``json_f1``, a
+            function of prompt, answer and reference as ``file.py:function``, or a task of
+            lm-evaluation-harness as ``lm_eval:TASK``.
         duplicates: Whether answers that are there already, or nearly, are trained on: ``keep``,
             ``drop_exact``, ``drop_near`` (then what is like a held-out one is not either).
         eval_every: Steps between two looks at the former; default: a tenth of all.
         eval_rows: Most of them that are looked at.
         baseline: Whether behaviour cloning is tried beside it, for as long as the run takes.
+        trackers: Told the curves beside TensorBoard, by accelerate.
         threads: CPU threads of each training process.
         device: Where the models run.
         scale: Over how many processes.
@@ -120,6 +126,7 @@ class TrainerConfig(BaseModel):
     eval_every: PositiveInt | None = None
     eval_rows: PositiveInt = 256
     baseline: bool = True
+    trackers: tuple[TrackerName, ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
     threads: PositiveInt = 1
     device: Literal["cpu", "cuda"] = "cpu"
@@ -154,4 +161,6 @@ def load(path: Path) -> TrainerConfig:
     absolute = {name: home / folder for name, folder in folders.items()}
     file, colon, function = config.metric.rpartition(":")
     metric = f"{home / file}:{function}" if colon else config.metric
+    if config.metric.startswith(LM_EVAL):
+        metric = f"{LM_EVAL}{home / function}"
     return config.model_copy(update={**absolute, "student": student, "metric": metric})

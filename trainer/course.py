@@ -57,7 +57,7 @@ def by_metric(points: Sequence[Point]) -> Point:
     for point in points[1:]:
         highest = max(highest, point.quality.metric)
         enough = highest - _standard_error(highest, point.quality.metric_rows)
-        is_nearer = point.quality.kl_to_teacher_nats < best.quality.kl_to_teacher_nats
+        is_nearer = point.quality.distance_nats < best.quality.distance_nats
         if best.quality.metric < enough or (point.quality.metric >= enough and is_nearer):
             best = point
     return best

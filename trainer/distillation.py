@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from capture.revision import model_revision
+from capture.revision import model_revision, tokenizer_hash
 from trainer.adapters import add_adapters, merged
 from trainer.baseline import clone_behaviour, follow_cloning
 from trainer.checkpoint import replacing, save_checkpoint, write_json
@@ -26,8 +26,9 @@ from trainer.fake import fake_quantize, grid_of
 from trainer.guard import EntropyGuard
 from trainer.loop import Recipe
 from trainer.losses import LOSSES, mixed
-from trainer.manifest import Lineage
+from trainer.manifest import Lineage, chat_template_hash
 from trainer.material import Material
+from trainer.metrics import LM_EVAL
 from trainer.precision import open_device, round_weights
 from trainer.progress import Done, Progress
 from trainer.report import write_report
@@ -35,13 +36,16 @@ from trainer.results import METRICS_VERSION, Metrics, Snapshot
 from trainer.rollouts import Rollouts, read_rollouts
 from trainer.scale import ALONE, Group, handed_on
 from trainer.start import make_student
-from trainer.student import count_parameters, weights_of
+from trainer.student import count_parameters, tokenizer_folder, weights_of
 from trainer.task import open_task
+from trainer.tracking import opened
 from trainer.training import Audience, Training
 
 Report = Callable[[str], None]
 
 LOOKS = 10  # at held-out rows, unless told otherwise
+WHERE = {"log", "teacher", "student", "out", "threads", "device", "scale"}
+BESIDE_RECIPE = {*WHERE, "baseline", "trackers"}  # settings that decide no weight
 
 
 class Kept(NamedTuple):
@@ -108,8 +112,9 @@ class Distillation:
             rollouts.check(config)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        device, task = open_device(config.device), open_task(config.metric, config.teacher)
+        device = open_device(config.device)
         material = Material.read(config, table, report)
+        task = open_task(config.metric, tokenizer_folder(config), config.eval_rows)
         make = partial(make_student, config, material, report)
         student, teacher_parameters = handed_on(group, make, device)
         if config.lora_rank is not None:
@@ -186,6 +191,7 @@ class Distillation:
             points=kept.points,
             baseline=baseline,
             rollouts=self.rollouts.model_dump(mode="json") if self.rollouts else None,
+            retokenized=self.material.retokenized,
             stopped=kept.stopped,
             snapshot=self.snapshot,
         )
@@ -197,8 +203,8 @@ class Distillation:
     def _save(self, finished: PreTrainedModel, quality: Quality, progress: Progress) -> None:
         """Put the checkpoint and the curves in place."""
         out, lineage, told = self.config.out, self._lineage(), self._told(quality)
-        teacher = self.config.teacher
-        save_checkpoint(finished, teacher, out / "checkpoint", lineage=lineage, quality=told)
+        companions = tokenizer_folder(self.config)
+        save_checkpoint(finished, companions, out / "checkpoint", lineage=lineage, quality=told)
         with replacing(out / "tensorboard") as scalars:
             shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
 
@@ -239,8 +245,9 @@ class Distillation:
             audience.say(f"going on after step {done.steps}")
         choice = guard.choice if guard else by_metric
         course = Course(self.config.out / "progress" / "course", done.steps, choice)
-        guarded = replace(training, guard=guard)
-        done = guarded.run(learner, course, done, audience.step, progress)
+        with opened(self.config, self._lineage()) as trackers:
+            followed = replace(training, guard=guard, trackers=trackers)
+            done = followed.run(learner, course, done, audience.step, progress)
         step, stopped = course.take_best(self.student).step, None
         if guard is not None:
             step, stopped = guard.settle(course, self.student, start, self.config.steps)
@@ -248,7 +255,7 @@ class Distillation:
 
     def _told(self, quality: Quality) -> dict[str, float]:
         """What the checkpoint says of itself; not how it compares with its own earlier answers."""
-        told = {name: float(value) for name, value in asdict(quality).items()}
+        told = {name: float(value) for name, value in asdict(quality).items() if value is not None}
         if self.rollouts is not None:
             for name in ("exact_match", "metric", "metric_rows"):
                 del told[name]
@@ -263,13 +270,13 @@ class Distillation:
     def _lineage(self) -> Lineage:
         config = self.config
         started_from = config.teacher if config.student is None else config.student
-        recipe = config.model_dump(
-            mode="json",
-            exclude={"log", "teacher", "student", "out", "threads", "device", "baseline", "scale"},
-        )
+        recipe = config.model_dump(mode="json", exclude=BESIDE_RECIPE)
         recipe["metric"] = _name(config.metric)
         if config.fake_quantize is not None:
             recipe["fake_quantize_grid"] = asdict(grid_of(self.student, config.fake_quantize))
+        if self.material.retokenized is not None:
+            recipe["student_tokenizer"] = tokenizer_hash(started_from)
+            recipe["student_chat_template"] = chat_template_hash(started_from)
         if self.rollouts is not None:
             recipe["rollouts"] = self.rollouts.model_dump(mode="json")
         return Lineage(
@@ -282,4 +289,5 @@ class Distillation:
 
 def _name(metric: str) -> str:
     """Of a metric; of a user's file, not where it lies."""
-    return Path(metric).name
+    prefix = LM_EVAL if metric.startswith(LM_EVAL) else ""
+    return prefix + Path(metric).name

@@ -20,6 +20,9 @@ NUM_BINS = 15  # of confidence; the number that papers use
 class Quality:
     """Means over completion tokens.
 
+    What compares with the teacher's distribution is None where only the words of the rows are known
+    and there is none: then the tokenizers differ, or every row is flagged.
+
     Attributes:
         kl_to_teacher_nats: KL(teacher || student) over the logged entries and one tail class.
         top1_agreement: Share of tokens whose likeliest token is the teacher's.
@@ -35,17 +38,23 @@ class Quality:
         tokens: Completion tokens measured.
     """
 
-    kl_to_teacher_nats: float
-    top1_agreement: float
+    kl_to_teacher_nats: float | None
+    top1_agreement: float | None
     exact_match: float
     metric: float
     metric_rows: int
     cross_entropy: float
-    mass_overlap: float
-    entropy_ratio: float
+    mass_overlap: float | None
+    entropy_ratio: float | None
     ece: float
     rows: int
     tokens: int
+
+    @property
+    def distance_nats(self) -> float:
+        """How far from the teacher: KL, or the cross-entropy of its words where it has none."""
+        kl = self.kl_to_teacher_nats
+        return self.cross_entropy if kl is None else kl
 
 
 @torch.inference_mode()
@@ -53,7 +62,7 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
     """Measure the student in the precision of its weights."""
     student.eval()
     device = student.device
-    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
     bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
     num_exact = torch.zeros((), dtype=torch.int64, device=device)
     for positions in epoch_batches(dataset.lengths[rows], batch_tokens, (0, 0)):
@@ -62,7 +71,8 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
         are_right: list[Tensor] = []
         for chunk in each_seen(hidden_ND, student.lm_head.weight, batch.targets):
             hits_N = chunk.best_N == chunk.targets.topk_ids_NK[:, 0]
-            per_token = (*_compared(chunk.seen, chunk.targets), hits_N)
+            are_words_N = chunk.targets.is_words_only
+            per_token = (*_compared(chunk.seen, chunk.targets), hits_N, are_words_N)
             sums += torch.stack([values_N.double().sum() for values_N in per_token])
             is_right_N = chunk.best_N == chunk.targets.completion_ids_N
             confidence_N = chunk.confidence_N.double().nan_to_num()  # of weights that are none
@@ -72,18 +82,20 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
         are_right_N = torch.cat(are_right)
         num_exact += sum(part_T.all() for part_T in torch.tensor_split(are_right_N, ends[:-1]))
     tokens = int(dataset.completion_ids.lengths[rows].sum())
-    kl, cross_entropy, overlap, teachers, students, agreement = (sums / tokens).tolist()
+    num_words = int(sums[-1])
+    kl, cross_entropy, overlap, teachers, students, agreement = (sums[:-1] / tokens).tolist()
     confidence_B, right_B = bins
     exact_match = int(num_exact) / len(rows)
+    is_compared = num_words < tokens
     return Quality(
-        kl_to_teacher_nats=kl,
-        top1_agreement=agreement,
+        kl_to_teacher_nats=kl if is_compared else None,
+        top1_agreement=agreement if is_compared else None,
         exact_match=exact_match,
         metric=exact_match,
         metric_rows=len(rows),
         cross_entropy=cross_entropy,
-        mass_overlap=overlap,
-        entropy_ratio=students / teachers if teachers else float("nan"),
+        mass_overlap=overlap if is_compared else None,
+        entropy_ratio=students / teachers if teachers else None,
         ece=float((confidence_B - right_B).abs().sum()) / tokens,
         rows=len(rows),
         tokens=tokens,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
+from trainer.benchmark import Benchmark
 from trainer.dataset import Dataset, Ints
 from trainer.evaluation import Quality, evaluate
 from trainer.task import Task
@@ -22,7 +23,7 @@ class Examination:
 
     dataset: Dataset
     batch_tokens: int
-    task: Task | None
+    task: Task | Benchmark | None
     task_rows: int
 
     def of(self, student: PreTrainedModel, rows: Ints) -> Quality:
@@ -34,6 +35,9 @@ class Examination:
         quality = evaluate(student, self.dataset, rows, self.batch_tokens)
         if self.task is None:
             return quality
+        if isinstance(self.task, Benchmark):
+            metric, documents = self.task.measure(student)
+            return replace(quality, metric=metric, metric_rows=documents)
         asked = rows[: self.task_rows]
         metric = self.task.measure(student, self.dataset, asked)
         return replace(quality, metric=metric, metric_rows=len(asked))

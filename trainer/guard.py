@@ -26,12 +26,12 @@ class EntropyGuard:
     @classmethod
     def of(cls, start: Quality) -> "EntropyGuard":
         """The guard of a student as it was before the first step, on the same rows."""
-        is_lower = start.entropy_ratio < ENTROPY_FLOOR
-        return cls(ENTROPY_FLOOR * (start.entropy_ratio if is_lower else 1.0))
+        began = 1.0 if start.entropy_ratio is None else start.entropy_ratio
+        return cls(ENTROPY_FLOOR * (began if began < ENTROPY_FLOOR else 1.0))
 
     def is_broken(self, quality: Quality) -> bool:
         """Whether the student has become too sure."""
-        return quality.entropy_ratio < self.floor
+        return quality.entropy_ratio is not None and quality.entropy_ratio < self.floor
 
     def choice(self, points: Sequence[Point]) -> Point:
         """The weights to keep: those nearest to the teacher, of those that are not too sure.
@@ -40,7 +40,7 @@ class EntropyGuard:
         """
         return min(
             points,
-            key=lambda point: (self.is_broken(point.quality), point.quality.kl_to_teacher_nats),
+            key=lambda point: (self.is_broken(point.quality), point.quality.distance_nats),
         )
 
     def settle(

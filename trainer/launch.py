@@ -9,6 +9,7 @@ from capture.log import Snapshot
 from trainer.config import TrainerConfig
 from trainer.part import Work, find, run_alone, take_part, work
 from trainer.results import Metrics
+from trainer.tracking import check_installed
 
 RESTARTS = 3  # of all processes, after one has ended; then the user is asked
 
@@ -20,9 +21,10 @@ def launched(config: TrainerConfig) -> Metrics | None:
         What came of it; None in a process that ``torchrun`` has started beside the first one.
 
     Raises:
-        ConfigError: If the wanted launcher is not installed.
+        ConfigError: If the wanted launcher or tracker is not installed.
         ScaleError: If processes ended again and again.
     """
+    check_installed(config.trackers)
     if is_torchelastic_launched():
         return take_part(config)
     if config.scale.processes == 1:

@@ -190,6 +190,7 @@ LOSSES: dict[str, Loss] = {
     "mixed_kl": partial(or_words, mixed_kl),
     "renormalised_topk": renormalised_topk,
     "zero_tail": zero_tail,
+    "shared_vocabulary_kl": forward_kl,  # over what is left of the entries in the student's tokens
 }
 
 

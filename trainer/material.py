@@ -1,6 +1,6 @@
 """What a run learns from and is measured on: the log's rows, checked and divided."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedModel
 
-from trainer.config import TrainerConfig
+from trainer.config import SHARED_VOCABULARY, TrainerConfig
 from trainer.dataset import Dataset, Ints, answered, from_table, split
 from trainer.duplicates import distinct
 from trainer.entries import fit_vocabulary, words_only
 from trainer.errors import DatasetError
+from trainer.retokenizer import Retokenized, Retokenizer
+from trainer.student import tokenizer_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Material:
         heldout_rows: Examples to measure on, of other prompts.
         num_dropped: Duplicates that are not trained on.
         num_flagged: Rows, held-out ones among them, whose tokens alone count.
+        retokenized: How they came into the student's own tokens; None if those are the teacher's.
     """
 
     dataset: Dataset
@@ -32,6 +35,7 @@ class Material:
     heldout_rows: Ints
     num_dropped: int
     num_flagged: int
+    retokenized: Retokenized | None = None
 
     @classmethod
     def read(cls, config: TrainerConfig, table: pa.Table, report: Callable[[str], None]) -> Self:
@@ -40,11 +44,13 @@ class Material:
         Args:
             config: Of the run.
             table: Rows of the log's ``examples`` or ``answers`` view, with
-                ``trainer.dataset.COLUMNS`` and, of the latter, ``flags``.
+                ``trainer.dataset.COLUMNS`` and, of the latter, ``flags``; for a student with a
+                tokenizer of its own ``request`` too.
             report: Called with a few words before what may be slow.
 
         Raises:
             DatasetError: If the rows cannot be used.
+            ModelError: If the student's tokenizer cannot be.
         """
         dataset, num_flagged = from_table(table, config.teacher), 0
         if config.loss == "forward_kl_draws" and not len(dataset.tail_draws.values):
@@ -59,7 +65,42 @@ class Material:
         report("looking for duplicates")
         train_rows = distinct(dataset, every_row, heldout_rows, config.duplicates)
         num_dropped = len(every_row) - len(train_rows)
-        return cls(dataset, train_rows, heldout_rows, num_dropped, num_flagged)
+        material = cls(dataset, train_rows, heldout_rows, num_dropped, num_flagged)
+        tokenizer = tokenizer_folder(config)
+        if tokenizer == config.teacher:
+            return material
+        report("writing the answers in the student's tokens")
+        requests = answered(table)["request"].to_pylist()
+        retokenizer = Retokenizer.of(config.teacher, tokenizer)
+        written = material._in_tokens_of(retokenizer, requests)
+        if config.loss != SHARED_VOCABULARY or written.retokenized is None:
+            return written
+        report("experimental: matching the vocabularies of teacher and student")
+        # Held-out rows stay words, so that no figure claims to be KL to the teacher.
+        pair = (dataset, written.dataset)
+        mixed, matched = retokenizer.with_distributions(*pair, written.train_rows)
+        counts = replace(written.retokenized, matched_tokens=matched)
+        return replace(written, dataset=mixed, retokenized=counts)
+
+    def _in_tokens_of(self, retokenizer: Retokenizer, requests: Sequence[str]) -> Self:
+        """The same rows, less those that cannot be written; what is held out stays so."""
+        dataset, is_kept, counts = retokenizer.retokenized(self.dataset, requests)
+        train_rows, heldout_rows = (
+            rows[is_kept[rows]] for rows in (self.train_rows, self.heldout_rows)
+        )
+        if not len(train_rows) or not len(heldout_rows):
+            raise DatasetError(
+                f"of {len(dataset)} answers the student's tokenizer cannot write {counts.left_out} "
+                f"as they are, which leaves {len(train_rows)} to train on and {len(heldout_rows)} "
+                "held out: choose another student"
+            )
+        return replace(
+            self,
+            dataset=dataset,
+            train_rows=train_rows,
+            heldout_rows=heldout_rows,
+            retokenized=counts,
+        )
 
     def fitted(self, student: PreTrainedModel) -> Self:
         """The rows in a student's vocabulary.

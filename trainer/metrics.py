@@ -13,6 +13,7 @@ from trainer.own_code import load_function
 Metric = Callable[[str, str, str], float]
 """Takes the prompt as the model saw it, the student's answer and the teacher's."""
 
+LM_EVAL = "lm_eval:"  # before the name of a task; see trainer.benchmark
 EXACT_MATCH = "exact_match"  # needs no generation: see trainer.evaluation
 
 

@@ -14,6 +14,7 @@ from trainer.options import open_log
 from trainer.results import Metrics
 from trainer.scale import ALONE, Group, joined
 from trainer.screen import Screen
+from trainer.student import tokenizer_folder
 from trainer.training import memory_errors
 
 Work = Callable[[TrainerConfig, Snapshot], Metrics | Exception | None]
@@ -51,8 +52,15 @@ def prepare(
     """
     say("reading the log")
     seen = group.first(lambda: find(config)) if snapshot is None else snapshot
-    table = Log(config.log).read(seen, COLUMNS if seen.view == "examples" else (*COLUMNS, "flags"))
+    table = Log(config.log).read(seen, columns_of(config, seen))
     return Distillation.prepare(config, table, seen.model_dump(mode="json"), say, group)
+
+
+def columns_of(config: TrainerConfig, snapshot: Snapshot) -> tuple[str, ...]:
+    """What a run reads of its rows."""
+    flags = ("flags",) if snapshot.view == "answers" else ()
+    requests = ("request",) if tokenizer_folder(config) != config.teacher else ()
+    return (*COLUMNS, *flags, *requests)
 
 
 def run_alone(config: TrainerConfig) -> Metrics:

@@ -8,7 +8,7 @@ import numpy as np
 from trainer.course import divide
 from trainer.dataset import Dataset, Ints, lot
 from trainer.distillation import Distillation
-from trainer.errors import TooShortError
+from trainer.errors import ModelError, TooShortError
 from trainer.extrapolation import Prediction, predict
 from trainer.learner import Learner
 from trainer.loop import Recipe, make_optimizer, train
@@ -63,7 +63,13 @@ def run_pilot(run: Distillation, audience: Audience) -> Pilot:
 
     Raises:
         TooShortError: If the short runs would cost more than half of the whole.
+        ModelError: If the student's tokens are not the teacher's.
     """
+    if run.material.retokenized is not None:
+        raise ModelError(
+            f"{run.config.student}: a pilot predicts KL to the teacher, and a student with a "
+            "tokenizer of its own has none: run it without --pilot"
+        )
     began = time.perf_counter()
     recipe, start = run.recipe, weights_of(run.student)
     planned = levels(recipe.steps)
@@ -81,7 +87,7 @@ def run_pilot(run: Distillation, audience: Audience) -> Pilot:
             audience.step(replace(step, number=steps_before + step.number))
         steps_before += steps
         quality = run.examination.of(run.student, looked_at)
-        trials.append(Trial(share, steps, len(rows), quality.kl_to_teacher_nats, quality.metric))
+        trials.append(Trial(share, steps, len(rows), quality.distance_nats, quality.metric))
     shares = [trial.share for trial in trials]
     missing = predict(shares, [1 - trial.metric for trial in trials])
     turned = (missing.median, missing.high, missing.low)

@@ -61,7 +61,7 @@ class Reduction:
         def damage(shape: Shape) -> float:
             self.report("trying " + ", ".join(f"{k} {v}" for k, v in asdict(shape).items()))
             candidate = cut(self.teacher, importance, shape, self.teacher.dtype)
-            return evaluate(candidate, self.dataset, probe, BATCH_TOKENS).kl_to_teacher_nats
+            return evaluate(candidate, self.dataset, probe, BATCH_TOKENS).distance_nats
 
         budget = num_parameters(config, shape_of(config)) // SHRINK
         shape = choose(config, wanted, budget, damage)

@@ -31,11 +31,12 @@ def write_report(metrics: Document, path: Path) -> None:
     if metrics["baseline"] is not None:
         runs["behaviour_cloning"] = metrics["baseline"]["points"]
     figures = [
-        curves(runs, "KL to the teacher", "nats per token", "kl_to_teacher_nats"),
         curves(runs, f"Task: {name_of(metrics['metric'])}", "mean of answers", "metric"),
         curves(runs, "Cross-entropy of the answers", "nats per token", "cross_entropy"),
         curves(runs, "Calibration error", "expected, 15 bins", "ece"),
     ]
+    if metrics["heldout"]["kl_to_teacher_nats"] is not None:
+        figures.insert(0, curves(runs, "KL to the teacher", "nats per token", "kl_to_teacher_nats"))
     page = environment.get_template("report.html.j2")
     words = {"verdict": verdict(metrics), "metric": name_of(metrics["metric"])}
     text = page.render(metrics=metrics, figures=figures, **words)
@@ -49,14 +50,15 @@ def verdict(metrics: Document) -> str:
     if metrics["baseline"] is None:
         return _alone(metrics)
     ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
-    nearer = theirs["kl_to_teacher_nats"] - ours["kl_to_teacher_nats"]
+    (what, our_distance), (_, their_distance) = (_distance(side) for side in (ours, theirs))
+    nearer = their_distance - our_distance
     better = ours["metric"] - theirs["metric"]
     error = sqrt(sum(_variance(side["metric"], side["metric_rows"]) for side in (ours, theirs)))
     is_sure = abs(better) > SURE * error
     figures = (
-        f"KL to the teacher {ours['kl_to_teacher_nats']:.4f} nats against "
-        f"{theirs['kl_to_teacher_nats']:.4f}, {name_of(metrics['metric'])} "
-        f"{ours['metric']:.1%} against {theirs['metric']:.1%} of {ours['metric_rows']}"
+        f"{what} {our_distance:.4f} nats against {their_distance:.4f}, "
+        f"{name_of(metrics['metric'])} {ours['metric']:.1%} against "
+        f"{theirs['metric']:.1%} of {ours['metric_rows']}"
     )
     if nearer > 0 and is_sure and better > 0:
         return f"The teacher's distribution helped: {figures}, after as many seconds."
@@ -78,10 +80,23 @@ def name_of(metric: str) -> str:
     return words.get(metric, metric)
 
 
+def _distance(quality: Document) -> tuple[str, float]:
+    """How far from the teacher, in nats, and what that is."""
+    kl: float | None = quality["kl_to_teacher_nats"]
+    if kl is None:
+        return "cross-entropy of the teacher's words", quality["cross_entropy"]
+    return "KL to the teacher", kl
+
+
 def _alone(metrics: Document) -> str:
     """What can be said without a baseline; there is none for a student's own answers."""
     if metrics["rollouts"] is not None:
         return _refinement(metrics)
+    if metrics["retokenized"] is not None and metrics["loss"] == "behaviour_cloning":
+        return (
+            "Trained on the answers' words alone, in the student's own tokens: there is no KL to a "
+            "teacher that has others."
+        )
     if metrics["loss"] == "behaviour_cloning":
         return (
             "Trained on the answers' words alone, as asked; the logged distribution was not used."

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from trainer.baseline import Baseline
 from trainer.course import Point
 from trainer.evaluation import Quality
+from trainer.retokenizer import Retokenized
 
 METRICS_VERSION = 1
 Snapshot = dict[str, JsonValue]
@@ -30,6 +31,7 @@ class Metrics:
             the student's own.
         rollouts: Whose answers the log holds, if they are a student's; ``exact_match`` compares
             with those then, and says nothing of right answers.
+        retokenized: How the rows came into the student's own tokens; None if it has the teacher's.
         stopped: Why the run ended before its last step; None if it did not.
     """
 
@@ -50,5 +52,6 @@ class Metrics:
     points: list[Point]
     baseline: Baseline | None
     rollouts: dict[str, JsonValue] | None
+    retokenized: Retokenized | None
     stopped: str | None
     snapshot: Snapshot

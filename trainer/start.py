@@ -8,7 +8,7 @@ from trainer.config import TrainerConfig
 from trainer.material import Material
 from trainer.precision import open_device
 from trainer.reduction import Reduction
-from trainer.student import count_parameters, new_student, open_student, open_teacher
+from trainer.student import count_parameters, new_student, open_teacher, open_trainable
 
 
 def make_student(
@@ -34,7 +34,7 @@ def make_student(
     if config.student is not None and config.from_scratch:
         student = new_student(config.student, config.seed, device)
     elif config.student is not None:
-        student = open_student(config.student, config.teacher, device)
+        student = open_trainable(config.student, device)
     else:
         given = (teacher, material.dataset, material.train_rows, config.seed, report)
         student = Reduction(*given).run(config.cut)

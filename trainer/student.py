@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from capture.revision import tokenizer_hash
+from trainer.config import OWN_TOKENS, SHARED_VOCABULARY, TrainerConfig
 from trainer.errors import ModelError
 from trainer.packing import Batch
 from trainer.precision import in_fast_dtype
@@ -46,7 +47,42 @@ def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTraine
         ModelError: If the folder holds no model, or its tokenizer is not the teacher's.
     """
     check_tokenizer(folder, teacher)
+    return open_trainable(folder, device)
+
+
+def open_trainable(folder: Path, device: torch.device) -> PreTrainedModel:
+    """Load a model with whatever tokenizer, in float32.
+
+    Raises:
+        ModelError: If the folder holds no model.
+    """
     return _open(folder, torch.float32).to(device)
+
+
+def tokenizer_folder(config: TrainerConfig) -> Path:
+    """The folder of whose tokenizer the student reads and writes with: the teacher's, or its own.
+
+    Raises:
+        ModelError: If it is its own, and the loss needs the teacher's.
+    """
+    student, teacher = config.student, config.teacher
+    expected = tokenizer_hash(teacher)
+    is_own = student is not None and not config.from_scratch
+    found = tokenizer_hash(student) if student is not None and is_own else expected
+    if found == expected and config.loss == SHARED_VOCABULARY:
+        raise ModelError(
+            f"the student has the teacher's tokenizer ({expected}), and {config.loss} is for one "
+            'that has not: use loss = "forward_kl"'
+        )
+    if student is None or found == expected:
+        return teacher
+    if config.loss not in OWN_TOKENS:
+        raise ModelError(
+            f"{student}: tokenizer {found}, expected the teacher's ({expected}) with loss = "
+            f'"{config.loss}": choose a student with the same tokenizer, leave `student` out to '
+            'cut the teacher, or learn the words alone, with loss = "behaviour_cloning"'
+        )
+    return student
 
 
 def check_tokenizer(folder: Path, teacher: Path) -> None:

@@ -9,8 +9,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from trainer.answering import Sampling, end_ids, sample_answers
+from trainer.benchmark import Benchmark
 from trainer.dataset import Dataset, Ints
-from trainer.metrics import EXACT_MATCH, Metric, open_metric
+from trainer.metrics import EXACT_MATCH, LM_EVAL, Metric, open_metric
 
 BATCH = 32  # prompts answered at a time
 
@@ -21,7 +22,7 @@ class Task:
 
     Attributes:
         metric: Of prompt, answer and the teacher's answer.
-        tokenizer: The teacher's, which is the student's.
+        tokenizer: The student's.
         ends: Token ids that end an answer; maybe none.
     """
 
@@ -30,9 +31,9 @@ class Task:
     ends: list[int]
 
     @classmethod
-    def of(cls, metric: Metric, teacher: Path) -> Self:
-        """Take the tokenizer and what ends an answer from the teacher's folder."""
-        return cls(metric, AutoTokenizer.from_pretrained(teacher), end_ids(teacher))
+    def of(cls, metric: Metric, folder: Path) -> Self:
+        """Take the tokenizer and what ends an answer from the folder of the teacher or student."""
+        return cls(metric, AutoTokenizer.from_pretrained(folder), end_ids(folder))
 
     def measure(self, student: PreTrainedModel, dataset: Dataset, rows: Ints) -> float:
         """Mean of the metric over the student's greedy answers.
@@ -58,10 +59,17 @@ class Task:
         return text
 
 
-def open_task(metric: str, teacher: Path) -> Task | None:
+def open_task(metric: str, folder: Path, limit: int) -> Task | Benchmark | None:
     """What a student has to answer for a metric; None for the one that needs no answers.
+
+    Args:
+        metric: Its name.
+        folder: With the student's tokenizer.
+        limit: Most documents of a benchmark.
 
     Raises:
         ConfigError: If there is no such metric.
     """
-    return None if metric == EXACT_MATCH else Task.of(open_metric(metric), teacher)
+    if metric.startswith(LM_EVAL):
+        return Benchmark.of(Path(metric.removeprefix(LM_EVAL)), folder, limit)
+    return None if metric == EXACT_MATCH else Task.of(open_metric(metric), folder)

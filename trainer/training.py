@@ -1,13 +1,12 @@
 """One run's steps with all that happens beside them: looks at held-out rows, curves, saving."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
 from trainer.course import Course, Point
@@ -20,6 +19,7 @@ from trainer.loop import Recipe, Step, train
 from trainer.progress import Done, Progress
 from trainer.scale import ALONE, Group
 from trainer.shards import make_learner
+from trainer.tracking import Board, Tracker
 
 OnStep = Callable[[Step], None]
 
@@ -55,6 +55,7 @@ class Training:
         eval_every: Steps between two looks at them.
         guard: Ends a run whose student it finds too sure.
         group: Of the processes that train it together.
+        trackers: That are told its curves beside TensorBoard.
     """
 
     student: PreTrainedModel
@@ -66,6 +67,7 @@ class Training:
     eval_every: int
     guard: EntropyGuard | None = None
     group: Group = ALONE
+    trackers: Sequence[Tracker] = ()
 
     def learner(self) -> Learner:
         """What trains the student; every process of the group has to call this."""
@@ -92,7 +94,7 @@ class Training:
             return done
         saved_at = time.monotonic()
         steps = train(learner, self.dataset, self.rows, self.recipe, done.steps)
-        with SummaryWriter(str(progress.tensorboard), purge_step=done.steps + 1) as board:
+        with Board(progress.tensorboard, done.steps, self.trackers) as board:
             began = time.perf_counter()
             for step in steps:
                 seconds = done.seconds + time.perf_counter() - began
@@ -156,11 +158,12 @@ class Training:
                 f"({self.recipe.learning_rate}) or raise warmup ({self.recipe.warmup})"
             )
 
-    def _add(self, course: Course, board: SummaryWriter, step: Step, done: Done) -> None:
+    def _add(self, course: Course, board: Board, step: Step, done: Done) -> None:
         quality = self.examination.of(self.student, self.looked_at)
         self.student.train()
-        for name, value in asdict(quality).items():
-            board.add_scalar(f"heldout/{name}", value, step.number)
+        found = {f"heldout/{name}": value for name, value in asdict(quality).items()}
+        known = {name: value for name, value in found.items() if value is not None}
+        board.draw(known, step.number)
         point = Point(step.number, done.tokens, done.seconds, step.loss.item(), quality)
         course.add(self.student, point)
 
@@ -183,12 +186,15 @@ def memory_errors(batch_tokens: int) -> Iterator[None]:
         ) from error
 
 
-def draw(board: SummaryWriter, step: Step, done: Done) -> None:
-    """Add a step to TensorBoard's curves."""
-    board.add_scalar("train/loss_nats", step.loss, step.number)
-    board.add_scalar("train/grad_norm", step.grad_norm, step.number)
-    board.add_scalar("train/learning_rate", step.learning_rate, step.number)
-    board.add_scalar("train/tokens", done.tokens, step.number)
+def draw(board: Board, step: Step, done: Done) -> None:
+    """Add a step to the curves."""
+    values = {
+        "train/loss_nats": step.loss.item(),
+        "train/grad_norm": step.grad_norm.item(),
+        "train/learning_rate": step.learning_rate,
+        "train/tokens": done.tokens,
+    }
+    board.draw(values, step.number)
 
 
 class Timed(NamedTuple):

@@ -1,6 +1,7 @@
 """Rows as the log's ``examples`` view gives them, answered by a tiny model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,17 @@ def drawn(
 
 
 def write_log(
-    table: pa.Table, log: LogFolder, spool: Path, flags: Sequence[int] | None = None
+    table: pa.Table,
+    log: LogFolder,
+    spool: Path,
+    flags: Sequence[int] | None = None,
+    requests: Sequence[str] | None = None,
 ) -> None:
     """Put answered rows into a log, each as one exchange of one choice; none flagged by default."""
     exchanges = [exchange_row(row["exchange_id"]) for row in table.to_pylist()]
+    if requests is not None:
+        pairs = zip(exchanges, requests, strict=True)
+        exchanges = [replace(one, request=request) for one, request in pairs]
     logits = table.append_column(LOGITS.field("day"), [pa.array([DAY] * len(table))])
     missing = {"source": "tap", "k_max": 16, "mass": 0.9, "schema_version": SCHEMA_VERSION}
     columns = {name: [value] * len(table) for name, value in missing.items()}

@@ -39,6 +39,8 @@ def test_another_model_is_further_off(dataset: Dataset, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32)
     quality = evaluate(model, dataset, ROWS, 64)
 
+    assert quality.kl_to_teacher_nats is not None
+    assert quality.mass_overlap is not None
     assert quality.kl_to_teacher_nats > 0.01
     assert quality.mass_overlap < 0.99
     assert 0 <= quality.ece <= 1

@@ -35,8 +35,8 @@ SLOW = """\
 import sys, time
 import trainer.training as training
 training.SAVE_SECONDS = 0
-observe = training.SummaryWriter.flush
-training.SummaryWriter.flush = lambda board: (observe(board), time.sleep(0.05))
+observe = training.Board.flush
+training.Board.flush = lambda board: (observe(board), time.sleep(0.05))
 from gateway.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -32,6 +32,7 @@ def metrics(ours: Any, theirs: Any | None) -> dict[str, Any]:
         "points": points,
         "baseline": baseline and {**baseline, "points": points},
         "rollouts": None,
+        "retokenized": None,
         "stopped": None,
         "snapshot": {"digest": "<b>abc</b>"},
     }

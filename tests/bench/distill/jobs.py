@@ -114,7 +114,7 @@ def run(job: Job, place: Place, task: str) -> dict[str, Any]:
     right = evaluate(student, gold, np.arange(len(gold)), 2048).exact_match
     row = Row(
         *(task, job.arm, arm.loss, arm.k, job.prompts, job.seed, job.steps, seconds),
-        quality.kl_to_teacher_nats,
+        quality.distance_nats,
         right,
         quality.ece,
         cosine,
