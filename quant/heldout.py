@@ -82,9 +82,11 @@ def compared(before: Measured, after: Measured) -> Figures:
     ``quality_ratio`` is the share of exactly right answers that it keeps, overall and by slice;
     of a slice that had fewer than ``MIN_RIGHT`` of them it is left out.
     """
-    figures = {name: float(value) for name, value in asdict(after[ALL]).items()}
+    was = asdict(before[ALL])
+    figures = {name: float(each) for name, each in asdict(after[ALL]).items() if each is not None}
     for name in ("kl_to_teacher_nats", "top1_agreement", "exact_match"):
-        figures[f"unquantized_{name}"] = float(getattr(before[ALL], name))
+        if was[name] is not None:
+            figures[f"unquantized_{name}"] = float(was[name])
     for name, quality in after.items():
         if before[name].exact_match * before[name].rows >= MIN_RIGHT:
             ratio = quality.exact_match / before[name].exact_match

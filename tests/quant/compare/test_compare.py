@@ -104,6 +104,7 @@ def is_near_the_trainers_figures(home: Path, looks: dict[str, dict[str, float]],
         quality = evaluate(model, rows.dataset, np.arange(num), 4096)
         assert num == 60
         assert look["agreement"] == pytest.approx(quality.top1_agreement, abs=0.01)
+        assert quality.kl_to_teacher_nats is not None
         assert look["kl_nats"] == pytest.approx(quality.kl_to_teacher_nats, rel=0.1, abs=1e-4)
         assert look["kl_nats"] <= quality.kl_to_teacher_nats + 1e-4
         assert look["covered"] > 0.95
