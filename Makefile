@@ -15,18 +15,18 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-scale check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
+.PHONY: demo test test-long check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
 
 demo: install
 	$(BIN)/retort demo
 
 # Two files at a time, grouped and ordered as tests/conftest.py says.
 test: install
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not scale"
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not long"
 
-# Training in several processes, by torchrun and on a Ray cluster: minutes of starting them.
-test-scale: install
-	$(BIN)/pytest -m scale tests/trainer
+# Tests of a minute or more each: rollouts of real engines, kills, training in several processes.
+test-long: install
+	$(BIN)/pytest -m long
 
 check: install
 	$(BIN)/ruff check .

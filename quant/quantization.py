@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 import torch
@@ -99,7 +99,12 @@ class Quantization:
         Raises:
             ManifestError: If the checkpoint is not what its manifest says.
             CalibrationError: If no row can be used.
+            CompressionError: If the model is quantized already.
         """
+        if "quantization_config" in _config(model):
+            raise CompressionError(
+                f"{model}: the model is quantized already; give the checkpoint it came from"
+            )
         parent = verify_folder(model).lineage if (model / MANIFEST).exists() else Lineage()
         fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
         table = only_tokenizer(table, tokenizer_hash(model))
@@ -158,8 +163,7 @@ class Quantization:
     @property
     def vocabulary(self) -> int:
         """Token ids that the model has."""
-        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
-        return int(config["vocab_size"])
+        return int(_config(self.model)["vocab_size"])
 
     def measure_parent(self, screen: Screen) -> Measured | None:
         """Examine the model as it is; None if the log has no row for it."""
@@ -259,6 +263,12 @@ class Quantization:
                 "calibration_digest": self.calibration.digest,
             }
         )
+
+
+def _config(model: Path) -> dict[str, Any]:
+    """Of a model's folder."""
+    content: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _size_ratio(

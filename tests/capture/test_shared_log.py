@@ -76,6 +76,7 @@ def decoded(path: Path) -> bytes:
     return str(table.to_pylist()).encode() + b"".join(bytes(buffer) for buffer in buffers)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_machines_commit_each_row_exactly_once(bucket: Bucket, tmp_path: Path) -> None:
     configs = [bucket.config(tmp_path / name) for name in "ab"]

@@ -90,6 +90,7 @@ def serve(config: Path, *flags: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([*RETORT, "serve", "-c", str(config), *flags], stderr=log)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_nobody_is_refused_while_gateways_relieve_one_another(tmp_path: Path) -> None:
     async with served(FakeEngine().app) as engine_url:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from capture.account import read_counts
 from capture.config import load
@@ -25,6 +26,7 @@ from tests.support import fake_vllm
 from tests.support.gateway_process import Gateway, configure, started
 from tests.support.killable import wait_for
 
+pytestmark = pytest.mark.long
 CHAT = "/v1/chat/completions"
 NUM_WORKERS = 2
 WORKERS = ("--workers", str(NUM_WORKERS))

@@ -68,6 +68,7 @@ def ids(log: LogFolder, table: str) -> Counter[str]:
         return Counter(query(connection, f"from {table}")["exchange_id"].to_pylist())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_no_answer_that_a_client_has_is_missing_however_we_die(
     tmp_path: Path, pytestconfig: pytest.Config

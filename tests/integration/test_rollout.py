@@ -30,7 +30,7 @@ CLIENTS = 4
 PATIENCE_SECONDS = 300.0
 PAUSE_SECONDS = 0.8  # leaves the cores to the engine that is being started
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def configure(folder: Path, model: Path) -> Path:

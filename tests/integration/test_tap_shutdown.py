@@ -14,7 +14,7 @@ from capture.recovery import recover
 from capture.spool import closed_segments, read_segment
 from tests.integration.conftest import ARGS
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 async def complete(client: httpx.AsyncClient, tag: str, **params: object) -> None:

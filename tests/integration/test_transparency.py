@@ -162,6 +162,7 @@ def test_openais_client_for_node(gateway: str, tmp_path: Path) -> None:
     assert said["streamed"] == said["whole"]
 
 
+@pytest.mark.long
 def test_vllms_own_load(tapped: Tapped, gateway: str, tmp_path: Path) -> None:
     out = tmp_path / "load.json"
     load = [sys.executable, "-m", "tests.bench.gateways.vllm_load"]

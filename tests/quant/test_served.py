@@ -35,7 +35,7 @@ from trainer.student import open_student, open_teacher
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 SCHEMES = [s.name for s in served(this_target()) if s.library != COMPRESSOR]
 CONFIG = QuantConfig(calibration_rows=16, max_length=64, floor=0.0)
 

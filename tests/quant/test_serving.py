@@ -53,6 +53,7 @@ def test_what_the_engine_refuses_is_not_published(prepared: Prepared, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_an_engine_that_computes_something_else_is_found_out(

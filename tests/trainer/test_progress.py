@@ -68,6 +68,7 @@ def steps_in(state: Path) -> int:
         return int(file.metadata()["steps"])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_run_killed_twice_ends_with_the_same_weights(home: Path) -> None:
     subprocess.run([*RETORT, "distill", "-c", str(config(home, "whole"))], check=True)

@@ -84,7 +84,7 @@ def beside(home: Path, alone: tuple[TrainerConfig, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["copies", "shares"])
 def test_two_processes_have_the_losses_and_gradients_of_one(
@@ -103,7 +103,7 @@ def test_some_batch_leaves_a_process_without_a_row(alone: tuple[TrainerConfig, A
     assert {len(next(batches)) for _ in range(settings.steps)} >= {1, 2}
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["copies", "shares"])
 def test_two_processes_go_on_with_what_one_began_and_one_with_theirs(
@@ -129,7 +129,7 @@ def losses(points: list[dict[str, Any]]) -> dict[int, float]:
     return {point["step"]: point["loss"] for point in points}
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_one_command_trains_in_two_processes_and_one_of_them_writes(
     whole: Path, alone: tuple[TrainerConfig, Any]
@@ -144,7 +144,7 @@ def test_one_command_trains_in_two_processes_and_one_of_them_writes(
     assert metrics["baseline"]["heldout"]["rows"] == metrics["heldout"]["rows"]
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_process_that_is_killed_changes_nothing(home: Path, whole: Path) -> None:
     path = config(home, "killed", "baseline = false\n" + SCALE + 'shard = "full"\n')
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_changes_nothing(home: Path, whole: Path) -> No
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_ray_cluster_of_two_has_the_losses_of_one_process_also_after_a_kill(
@@ -176,7 +176,7 @@ def test_a_ray_cluster_of_two_has_the_losses_of_one_process_also_after_a_kill(
     assert losses(metrics["points"]) == pytest.approx(expected, rel=0, abs=1e-5)
 
 
-@pytest.mark.scale
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
     path = config(home, "diverging", 'loss = "behaviour_cloning"\n' + SCALE)

@@ -18,8 +18,6 @@ from tests.support.tiny_model import make_tiny_model
 from trainer.evaluation import evaluate
 from trainer.student import open_teacher
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
-
 CONFIG = """\
 [capture]
 log = "log"
@@ -63,6 +61,9 @@ def compare(home: Path, *words: str) -> int:
     return main(["compare", *folders, *config, *words])
 
 
+@pytest.mark.engine
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_student_is_compared_with_its_teacher(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
