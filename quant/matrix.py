@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from transformers import PreTrainedModel
 
 from capture.engine import Engine
-from capture.errors import CaptureError
+from capture.errors import CaptureError, ConfigError
 from capture.log import Log
 from capture.revision import model_revision
 from quant.calibration import Tokens
@@ -23,7 +23,7 @@ from quant.heldout import ALL, Figures, worst_slice
 from quant.making import TRAINED_FOR
 from quant.pareto import advice, on_front
 from quant.quantization import Quantization, Wish
-from quant.schemes import Scheme, find_scheme, served
+from quant.schemes import Scheme, served
 from quant.screen import Screen
 from quant.serving import examine, trial_spec
 from quant.speed import compare_speeds
@@ -57,7 +57,8 @@ class Bench:
         snapshot: What names them.
         out: Folder for the bundles.
         screen: Shows the progress.
-        yardstick: Engines of the models as they are, the first model's first.
+        engines: Ends them.
+        running: Engines of the models as they are.
     """
 
     config: QuantConfig
@@ -92,8 +93,7 @@ def measure_models(
         models: Folders; speeds are told beside the first one's.
         config: Of each quantization.
         log: Rows to calibrate and to measure on.
-        out: Folder for the bundles and ``matrix.json``; bundles that are there already are kept
-            and not measured again.
+        out: Folder for the bundles and ``matrix.json``; empty, or not there yet.
         schemes: To try; None tries all that this machine serves.
         screen: Shows the progress.
 
@@ -101,9 +101,11 @@ def measure_models(
         What ``matrix.json`` holds.
 
     Raises:
+        ConfigError: If the folder is not empty, or models' folders share a name.
         CalibrationError: If the log has no rows for a model.
         EngineError: If a model as it is cannot be served.
     """
+    check_places(models, out)
     out.mkdir(parents=True, exist_ok=True)
     snapshot = log.snapshot(config.where)
     table = log.read(snapshot, list(COLUMNS))
@@ -122,6 +124,22 @@ def measure_models(
     }
     (out / "matrix.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
+
+
+def check_places(models: Sequence[Path], out: Path) -> None:
+    """See before any work that every bundle will have a place of its own.
+
+    Raises:
+        ConfigError: If one will not.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: not an empty folder; choose another --out or remove it")
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"models are told apart by their folders' names, found {', '.join(names)}: rename or "
+            "link one of them"
+        )
 
 
 def _measure_model(
@@ -156,10 +174,9 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
     """The model as it is."""
     bench.screen.say(f"{model.name} as it is")
     began = time.monotonic()
-    int8 = find_scheme("int8", this_target())
-    job = Quantization.prepare(
-        model, Wish(int8, this_target()), bench.config, bench.table, bench.snapshot
-    )
+    any_scheme = served(this_target())[0]  # none is applied
+    wish = Wish(any_scheme, this_target())
+    job = Quantization.prepare(model, wish, bench.config, bench.table, bench.snapshot)
     measured = job.measure_parent(bench.screen)
     engine = bench.plain(model)
     is_student = job.parent.teacher_revision not in (None, model_revision(model))

@@ -49,7 +49,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=Path("demo"), help="of `retort demo`")
     parser.add_argument("--out", type=Path, default=Path("bench"))
-    parser.add_argument("--schemes", help="only these, separated by commas")
     options = parser.parse_args()
     home, began = options.home.resolve(), time.monotonic()
     if not (home / "runs" / "student" / "checkpoint").is_dir():
@@ -61,11 +60,9 @@ def main() -> int:
     student = Path(shutil.copytree(home / "runs" / "student" / "checkpoint", work / "student"))
     trained = {name: train_on(home, work, name) for name in ("int4", None)}
     log = Log(home / "log")
-    names = options.schemes.split(",") if options.schemes else None
-    schemes = [find_scheme(name, this_target()) for name in names] if names else None
     with Screen.opened() as screen:
         models = [teacher, student, trained["int4"]]
-        content = measure_models(models, CONFIG, log, work / "bundles", schemes, screen)
+        content = measure_models(models, CONFIG, log, work / "bundles", None, screen)
         content["qat"] = recovered(content["rows"], trained[None], log, screen)
         content["calibration"] = compare_calibration([teacher, student], log, work, screen)
         content["wide"] = measure_wide(teacher, log, work, screen)

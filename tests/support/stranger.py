@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from capture.revision import model_revision, tokenizer_hash
 from capture.schema import LOGITS
-from tests.support.answered_rows import COLUMNS
+from tests.support.answered_rows import COLUMNS, write_log
+from tests.support.tiny_model import make_tiny_model
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
@@ -26,6 +27,14 @@ CHATS = tuple(
     for colour in COLOURS
     for thing in THINGS
 )
+
+
+def make_chat_home(folder: Path) -> Path:
+    """A teacher, a student of another tokenizer and the log of the teacher's chats."""
+    teacher = make_tiny_model(folder / "teacher", hidden_size=32)
+    make_stranger(folder / "stranger")
+    write_log(chat_rows(teacher), folder / "log", folder / "spool", requests=chat_requests())
+    return folder
 
 
 def make_stranger(folder: Path) -> Path:

@@ -12,10 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from capture.revision import tokenizer_hash
-from tests.support.answered_rows import write_log
 from tests.support.distill_run import distill, write_config
-from tests.support.stranger import CHATS, chat_requests, chat_rows, make_stranger
-from tests.support.tiny_model import make_tiny_model
+from tests.support.stranger import CHATS, chat_requests, chat_rows, make_chat_home
 from trainer.dataset import Dataset, from_table
 from trainer.errors import DatasetError, ModelError
 from trainer.evaluation import evaluate
@@ -27,11 +25,7 @@ CLONING = {"loss": '"behaviour_cloning"', "student": '"stranger"', "learning_rat
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("retokenizer")
-    teacher = make_tiny_model(folder / "teacher", hidden_size=32)
-    make_stranger(folder / "stranger")
-    write_log(chat_rows(teacher), folder / "log", folder / "spool", requests=chat_requests())
-    return folder
+    return make_chat_home(tmp_path_factory.mktemp("retokenizer"))
 
 
 @pytest.fixture(scope="module")

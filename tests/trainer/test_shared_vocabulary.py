@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from capture.revision import model_revision
-from tests.support.answered_rows import write_log
 from tests.support.distill_run import distill, write_config
-from tests.support.stranger import CHATS, chat_requests, chat_rows, make_stranger
-from tests.support.tiny_model import make_tiny_model
+from tests.support.stranger import CHATS, chat_requests, chat_rows, make_chat_home
 from trainer.dataset import from_table
 from trainer.errors import ModelError
 from trainer.retokenizer import Retokenizer
@@ -21,11 +19,7 @@ SHARED = {"loss": '"shared_vocabulary_kl"', "student": '"stranger"', "learning_r
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    teacher = make_tiny_model(folder / "teacher", hidden_size=32)
-    make_stranger(folder / "stranger")
-    write_log(chat_rows(teacher), folder / "log", folder / "spool", requests=chat_requests())
-    return folder
+    return make_chat_home(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="module")
