@@ -101,7 +101,7 @@ def measure_models(
         What ``matrix.json`` holds.
 
     Raises:
-        ConfigError: If the folder is not empty, or models' folders share a name.
+        ConfigError: If the folder is not empty, a model is missing, or two share a name.
         CalibrationError: If the log has no rows for a model.
         EngineError: If a model as it is cannot be served.
     """
@@ -134,6 +134,9 @@ def check_places(models: Sequence[Path], out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: not an empty folder; choose another --out or remove it")
+    for model in models:
+        if not (model / "config.json").is_file():
+            raise ConfigError(f"{model}: no config.json there; give a Hugging Face model folder")
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigError(

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from capture.plots import COLOURS, axes_of, svg
-from quant.pages import render
 from quant.pareto import is_measured, recommended
+from trainer.pages import render
 
+TEMPLATE = Path(__file__).with_name("matrix.html.j2")
 Row = Mapping[str, Any]
 
 
@@ -15,7 +16,7 @@ def write_page(content: Mapping[str, Any], path: Path) -> None:
     """Write the page; it needs nothing beside it."""
     rows = content["rows"]
     pick = recommended(rows, content["floor"])
-    render("matrix.html.j2", path, content=content, pick=pick, figure=_figure(rows, pick))
+    render(TEMPLATE, path, content=content, pick=pick, figure=_figure(rows, pick))
 
 
 def _figure(rows: list[Row], pick: Row | None) -> str:

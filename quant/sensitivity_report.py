@@ -7,9 +7,10 @@ from typing import Any
 
 from capture.plots import COLOURS, axes_of, svg
 from quant.mixing import Sensitivity
-from quant.pages import render
 from quant.sensitivity import AS_IT_IS
+from trainer.pages import render
 
+TEMPLATE = Path(__file__).with_name("sensitivity.html.j2")
 Document = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ def document(found: Sensitivity, budget: float) -> Document:
 
 def write_page(content: Mapping[str, Any], path: Path) -> None:
     """Write the page; it needs nothing beside it."""
-    render("sensitivity.html.j2", path, content=content, figure=_figure(content["rows"]))
+    render(TEMPLATE, path, content=content, figure=_figure(content["rows"]))
 
 
 def _figure(rows: list[Document]) -> str:

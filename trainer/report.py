@@ -5,8 +5,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from trainer.pages import render
 
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 Document = Mapping[str, Any]
 SURE = 2.0  # standard errors
 
@@ -20,13 +21,6 @@ def write_report(metrics: Document, path: Path) -> None:
     """
     from trainer.curves import curves  # noqa: PLC0415 - matplotlib takes a second to load
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     runs = {metrics["loss"]: metrics["points"]}
     if metrics["baseline"] is not None:
         runs["behaviour_cloning"] = metrics["baseline"]["points"]
@@ -37,12 +31,8 @@ def write_report(metrics: Document, path: Path) -> None:
     ]
     if metrics["heldout"]["kl_to_teacher_nats"] is not None:
         figures.insert(0, curves(runs, "KL to the teacher", "nats per token", "kl_to_teacher_nats"))
-    page = environment.get_template("report.html.j2")
     words = {"verdict": verdict(metrics), "metric": name_of(metrics["metric"])}
-    text = page.render(metrics=metrics, figures=figures, **words)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    render(TEMPLATE, path, metrics=metrics, figures=figures, **words)
 
 
 def verdict(metrics: Document) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from capture.plots import COLOURS, axes_of, svg
-from quant.pages import render
+from trainer.pages import render
+
+TEMPLATE = Path(__file__).with_name("compare.html.j2")
 
 Row = Mapping[str, Any]
 
@@ -33,7 +35,7 @@ def write_page(content: Mapping[str, Any], path: Path) -> None:
             figures.append(_course(ranked, kind, content["margin"]))
     name = "right answers" if content["metric"] == "exact_match" else content["metric"]
     render(
-        "compare/compare.html.j2",
+        TEMPLATE,
         path,
         content=content,
         figures=figures,
