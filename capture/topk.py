@@ -12,6 +12,7 @@ from capture.adaptive import Limits
 
 CHUNK = 64
 CHUNKS_PER_CANDIDATE = 8  # from so many chunks on two stages are faster than one
+GPU_ROWS = 128  # and on a GPU, whose many small steps have a price of their own, so many rows
 
 
 class Candidates(NamedTuple):
@@ -61,7 +62,8 @@ def _largest(scores_RV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     num_rows, vocabulary = scores_RV.shape
     k = min(k, vocabulary)
     num_chunks, rest = divmod(vocabulary, CHUNK)
-    if num_chunks < CHUNKS_PER_CANDIDATE * k:
+    is_small = scores_RV.is_cuda and num_rows < GPU_ROWS
+    if is_small or num_chunks < CHUNKS_PER_CANDIDATE * k:
         return scores_RV.topk(k, dim=-1)
     body_RCc = scores_RV[:, : vocabulary - rest].view(num_rows, num_chunks, CHUNK)
     chunk_RK = body_RCc.amax(dim=-1).topk(k, dim=-1, sorted=False).indices

@@ -196,7 +196,9 @@ class Quantization:
         if scheme.library == COMPRESSOR:
             screen.say(f"quantizing with {COMPRESSOR}")
             packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
-            return open_made(draft), {"layers_size_ratio": packed / stored}
+            rounds_inputs = scheme.rounds_inputs(self.wish.target)
+            made = open_made(draft, rounds_inputs=rounds_inputs)
+            return made, {"layers_size_ratio": packed / stored}
         formats = self._formats(model, screen)
         ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
         rounded = make(model, scheme, formats, self.calibration.sample, self.config, screen)

@@ -1,8 +1,9 @@
 """Which compression schemes vLLM serves on which machine, and why not the others (data).
 
 What is said of CPUs with AVX-512 was measured on vLLM 0.32's CPU build, of those with AVX2 too
-where docs/quantize.md says so; the reasons quote what it said. What is said of GPUs is what its
-documentation and the list of its kernels say, and nobody has run here.
+where docs/quantize.md says so; the reasons quote what it said. What is said of Hopper GPUs was
+seen on an H100 (docs/quantize.md), of other GPUs it is what its documentation and the list of its
+kernels say.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ Kernels = Mapping[Target, str]
 OURS = "retort"
 COMPRESSOR = "llm-compressor 0.14.0.1"
 TORCH_KERNEL = "TorchWNA16 (retort's)"
+WEIGHTS_ONLY = "(weights only)"  # in a kernel's name: it takes inputs as they are
 
 INT8_KERNELS: Kernels = {
     **dict.fromkeys(CPUS, "CPUInt8ScaledMM"),
@@ -35,15 +37,15 @@ INT4_KERNELS: Kernels = {
     "hopper": "Machete",
 }
 FP8_KERNELS: Kernels = {
-    **dict.fromkeys(("turing", "ampere"), "MarlinFP8 (weights only)"),
+    **dict.fromkeys(("turing", "ampere"), f"MarlinFP8 {WEIGHTS_ONLY}"),
     **dict.fromkeys(("ada", "hopper", "blackwell"), "CutlassFP8ScaledMM"),
 }
 FP4_KERNELS: Kernels = {
-    **dict.fromkeys(("ampere", "ada", "hopper"), "MarlinNvFp4 (weights only)"),
+    **dict.fromkeys(("ampere", "ada", "hopper"), f"MarlinNvFp4 {WEIGHTS_ONLY}"),
     "blackwell": "CutlassNvFp4",
 }
 MXFP4_KERNELS: Kernels = {
-    **dict.fromkeys(("ampere", "ada", "hopper"), "MarlinMxFp4 (weights only)"),
+    **dict.fromkeys(("ampere", "ada", "hopper"), f"MarlinMxFp4 {WEIGHTS_ONLY}"),
     "blackwell": "FlashInferMxFp4",
 }
 
@@ -74,6 +76,10 @@ class Scheme:
     def kernel(self, target: Target) -> str:
         """The engine's kernel there; empty if it has none, or nothing here makes the scheme."""
         return self.kernels.get(target, "") if self.method else ""
+
+    def rounds_inputs(self, target: Target) -> bool:
+        """Whether the engine rounds what the layers take too, there."""
+        return self.activation_bits < 16 and WEIGHTS_ONLY not in self.kernel(target)  # noqa: PLR2004 - bits
 
 
 NO_INTEGERS = "vLLM has no INT8 products for GPUs of compute capability 10.0 and later"

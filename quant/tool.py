@@ -72,14 +72,22 @@ def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: Q
     return sum(_quantized_bytes(path) for path in draft.glob("*.safetensors"))
 
 
-def open_made(folder: Path) -> PreTrainedModel:
-    """Load what the tool wrote with the weights that are meant, in float32."""
+def open_made(folder: Path, *, rounds_inputs: bool) -> PreTrainedModel:
+    """Load what the tool wrote, in float32, to compute what an engine is to compute.
+
+    Args:
+        folder: A model that the tool quantized.
+        rounds_inputs: Whether the engine rounds what the layers take, if the scheme says so.
+    """
     dense = CompressedTensorsConfig(dequantize=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it overrides what the folder says
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, quantization_config=dense, local_files_only=True
         )
+    for module in model.modules():
+        module.quantization_enabled = rounds_inputs  # compressed-tensors asks this of each layer
+    return model.float()  # weights of 4-bit floats are unpacked in the dtype they were made from
 
 
 def ensure_environment(tools: Path) -> Path:

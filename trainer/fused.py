@@ -20,6 +20,8 @@ from trainer.losses import Loss, Targets
 from trainer.student_view import EMPTY_TAIL, Seen, look
 
 CHUNK_BYTES = 64 * 1024 * 1024  # of scores in float32
+# A GPU adds to the whole projection's gradient after each chunk: many small ones take it longer.
+GPU_CHUNK_ROWS = 2048
 
 
 def fused_loss(
@@ -59,7 +61,7 @@ class Chunk:
 @torch.no_grad()
 def each_seen(hidden_ND: Tensor, weight_VD: Tensor, targets: Targets) -> Iterator[Chunk]:
     """Look at all positions, a chunk at a time."""
-    for rows in _chunks(len(hidden_ND), len(weight_VD)):
+    for rows in _chunks(hidden_ND, len(weight_VD)):
         part = targets.part(rows)
         scores_CV = hidden_ND[rows] @ weight_VD.T
         scores_CV = scores_CV.to(torch.promote_types(scores_CV.dtype, torch.float32))
@@ -95,7 +97,7 @@ class _Fused(torch.autograd.Function):
         grad_ND = torch.empty_like(hidden_ND, dtype=wide) if needs_hidden else None
         grad_VD = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=wide)
-        for rows in _chunks(len(hidden_ND), len(weight_VD)):
+        for rows in _chunks(hidden_ND, len(weight_VD)):
             hidden_CD, part = hidden_ND[rows], targets.part(rows)
             scores_CV = (hidden_CD @ matrix_VD.T).to(wide)
             value, grad_CV = _chunk_loss(scores_CV, part, loss, weights_N[rows].to(wide))
@@ -162,9 +164,10 @@ def _leaves(
     return Seen(*leaves), leaves
 
 
-def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, start + size) for start in range(0, num_rows, size)]
+def _chunks(hidden_ND: Tensor, vocabulary: int) -> list[slice]:
+    least = GPU_CHUNK_ROWS if hidden_ND.is_cuda else 1
+    size = max(least, CHUNK_BYTES // (4 * vocabulary))
+    return [slice(start, start + size) for start in range(0, len(hidden_ND), size)]
 
 
 def _product_dtype(hidden_ND: Tensor) -> torch.dtype:

@@ -22,8 +22,9 @@ from rich.table import Table
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
+from capture.host import this_host
 from tests.bench.load import Load, Measured
-from tests.bench.models import LARGE_VOCABULARY, demo_teacher, large_vocabulary
+from tests.bench.models import GPU_SHAPE, LARGE_VOCABULARY, demo_teacher, large_vocabulary
 from tests.bench.processor import cpu_seconds
 from tests.bench.stages import stages
 
@@ -33,9 +34,12 @@ ARMS: Mapping[str, dict[str, Any]] = {
     "logprobs20": {"logprobs": 20},
     "logprobs64": {"logprobs": 64},
 }
-ENGINE_ARGS = (
-    *("--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "64"),
-    *("--max-logprobs", "64", "--no-enable-prefix-caching"),
+ENGINE_ARGS = ("--max-model-len", "512", "--max-logprobs", "64", "--no-enable-prefix-caching")
+CPU_ARGS = ("--enforce-eager", "--max-num-seqs", "64")
+# Two engines on one GPU, with CUDA graphs; weights are random where they are made.
+GPU_ARGS = (
+    *("--load-format", "dummy", "--max-num-seqs", "256"),
+    *("--gpu-memory-utilization", "0.4", "--kv-cache-memory-bytes", str(8 * 2**30)),
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 console = Console(stderr=True)
@@ -50,6 +54,7 @@ class Case:
     vocabulary: int
     tokens: Mapping[int, int]  # by concurrency
     requests: Mapping[int, int]
+    args: tuple[str, ...] = CPU_ARGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def main() -> int:
     breakdown: list[dict[str, object]] = []
     for case in cases(options):
         cells += measure(case, options.rounds)
-        for batch in case.tokens:
+        for batch in case.tokens if case.args == CPU_ARGS else ():
             costs = stages(case.vocabulary, batch, is_sharp=case.name == "demo")
             breakdown.append({"model": case.name, "concurrency": batch, **costs})
         document = {
@@ -108,6 +113,10 @@ def main() -> int:
 def cases(options: argparse.Namespace) -> list[Case]:
     """The models to measure, short enough for a quarter of an hour in all."""
     found = []
+    if this_host() == "cuda":
+        folder = large_vocabulary(options.out / "models" / "billion", GPU_SHAPE, has_weights=False)
+        tokens, requests = {1: 256, 32: 256, 256: 128}, {1: 1, 32: 64, 256: 256}
+        return [Case("gpu", folder, LARGE_VOCABULARY, tokens, requests, GPU_ARGS)]
     if options.only in (None, "demo"):
         teacher = demo_teacher(options.demo)
         vocabulary = json.loads((teacher / "config.json").read_text())["vocab_size"]
@@ -128,7 +137,8 @@ def measure(case: Case, rounds: int) -> list[Cell]:
         engines = {}
         for name, captured in (("tap", capture), ("off", None)):
             log = Path(home) / f"{name}.log"
-            spec = EngineSpec(case.folder, "bench", log, ENGINE_ARGS, ONE_THREAD, captured)
+            args = (*ENGINE_ARGS, *case.args)
+            spec = EngineSpec(case.folder, "bench", log, args, ONE_THREAD, captured)
             engines[name] = stack.enter_context(Engine.start(spec))
         for engine in engines.values():
             engine.wait_ready()
@@ -198,11 +208,11 @@ def show(document: Mapping[str, Any]) -> None:
         )
     out = Console(file=sys.stdout)
     out.print(table)
-    stage_names = list(document["stages_us_per_token"][0])
-    cost = Table(*stage_names, title="where the tap's time goes, microseconds per token")
-    for row in document["stages_us_per_token"]:
-        cost.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
-    out.print(cost)
+    if breakdown := document["stages_us_per_token"]:
+        cost = Table(*breakdown[0], title="where the tap's time goes, microseconds per token")
+        for row in breakdown:
+            cost.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+        out.print(cost)
     out.print({name: round(value, 3) for name, value in document["ratio"].items()})
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LARGE_VOCABULARY = 151_936  # Qwen's
+CPU_SHAPE = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8}
+GPU_SHAPE = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24}  # 1.5 B
 
 
 def demo_teacher(demo: Path) -> Path:
@@ -19,8 +22,16 @@ def demo_teacher(demo: Path) -> Path:
     return teacher
 
 
-def large_vocabulary(folder: Path) -> Path:
-    """Random bfloat16 weights, hidden 1,024, 8 layers, and a word for every id; made once."""
+def large_vocabulary(
+    folder: Path, shape: Mapping[str, int] = CPU_SHAPE, *, has_weights: bool = True
+) -> Path:
+    """Random bfloat16 weights and a word for every id; made once.
+
+    Args:
+        folder: Where.
+        shape: Of ``LlamaConfig``; heads are 64 wide, two share a key.
+        has_weights: Else the engine has to make them (``--load-format dummy``).
+    """
     if (folder / "config.json").is_file():
         return folder
     words = {f"w{number}": number for number in range(LARGE_VOCABULARY)}
@@ -29,20 +40,22 @@ def large_vocabulary(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LARGE_VOCABULARY,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=8,
-        num_attention_heads=16,
-        num_key_value_heads=8,
+        **shape,
+        num_attention_heads=shape["hidden_size"] // 64,
+        num_key_value_heads=shape["hidden_size"] // 128,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         eos_token_id=1,
         pad_token_id=0,
         bos_token_id=None,
     )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
-    model.generation_config.update(eos_token_id=1, pad_token_id=0, bos_token_id=None)
-    model.save_pretrained(folder)
+    if has_weights:
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        model.generation_config.update(eos_token_id=1, pad_token_id=0, bos_token_id=None)
+        model.save_pretrained(folder)
+    else:
+        config.dtype, config.architectures = torch.bfloat16, ["LlamaForCausalLM"]
+        config.save_pretrained(folder)
     special = {"unk_token": "w0", "eos_token": "w1"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder

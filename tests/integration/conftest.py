@@ -9,13 +9,14 @@ import torch
 
 from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
-from capture.host import SMALL_ENGINE_ARGS, SMALL_ENGINE_ENV
+from capture.host import SMALL_ENGINE_ARGS, SMALL_ENGINE_ENV, this_host
 from tests.support.tiny_model import make_tiny_model
 
 ARGS = (
     *SMALL_ENGINE_ARGS,
     *("--dtype", "float32", "--max-model-len", "512"),
     *("--max-num-seqs", "16", "--max-num-batched-tokens", "64", "--logprobs-mode", "raw_logprobs"),
+    *(("--gpu-memory-utilization", "0.1") if this_host() == "cuda" else ()),  # several share one
 )
 
 

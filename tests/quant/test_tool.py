@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from quant import tool
+from quant.agreement import own_logprobs
 from quant.calibration import Sample
 from quant.config import QuantConfig
 from quant.errors import ToolError
 from quant.schemes import find_scheme
+from quant.target import Target
 from tests.support.tiny_model import make_tiny_model
 
+TARGETS: tuple[Target, ...] = ("hopper", "blackwell")  # weights only, and inputs too
 SAMPLE = Sample((np.arange(8, dtype=np.int64),), (4,))
 
 
@@ -91,3 +96,49 @@ def test_the_job_needs_nothing_of_ours() -> None:
     tree = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert not any(f"'{name}" in tree.stdout for name in ("capture.", "trainer.", "quant."))
+
+
+def in_four_bit_floats(home: Path) -> Path:
+    """A bfloat16 model as the tool writes it in NVFP4, weights and inputs."""
+    # Imported here because it warns.
+    from compressed_tensors.compressors import ModelCompressor  # noqa: PLC0415
+    from compressed_tensors.quantization import (  # noqa: PLC0415
+        QuantizationConfig,
+        apply_quantization_config,
+        preset_name_to_scheme,
+    )
+
+    plain = make_tiny_model(home / "plain", tied=False)
+    model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16)
+    group = preset_name_to_scheme("NVFP4", ["Linear"])
+    apply_quantization_config(
+        model, QuantizationConfig(config_groups={"group_0": group}, ignore=["lm_head"])
+    )
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "quantization_scheme"):
+                module.weight_global_scale.fill_(1.0)
+                module.input_global_scale.fill_(1.0)
+                largest = module.weight.unflatten(1, (-1, 16)).abs().amax(-1)
+                module.weight_scale.copy_(largest / 6)  # the largest of these floats
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(home / "made")
+    compressor.update_config(home / "made")
+    return home / "made"
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_model_is_measured_as_the_targets_kernel_computes_it(tmp_path: Path) -> None:
+    scheme = find_scheme("nvfp4", "hopper")
+    folder, ids = in_four_bit_floats(tmp_path), np.arange(5, 25)
+
+    weights_only, both = (
+        tool.open_made(folder, rounds_inputs=scheme.rounds_inputs(target)) for target in TARGETS
+    )
+
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)
+    unpacked = weights_only.state_dict()
+    dense.load_state_dict({name: unpacked[name] for name in dense.state_dict()})
+    assert np.abs(own_logprobs(weights_only, ids) - own_logprobs(dense, ids)).max() < 1e-4
+    assert np.abs(own_logprobs(both, ids) - own_logprobs(dense, ids)).mean() > 0.1
