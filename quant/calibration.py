@@ -11,14 +11,16 @@ from transformers import AutoTokenizer
 
 from quant.config import QuantConfig
 from quant.errors import CalibrationError
+from quant.topics import topics
 from trainer.dataset import Ragged, is_heldout
-from trainer.rarity import rarity
+from trainer.rarity import Floats, rarity
 
 Tokens = npt.NDArray[np.int64]
 
 LISTS = ("prompt_ids", "completion_ids")
 COLUMNS = ("exchange_id", "choice", "tokenizer_hash", *LISTS)
 LENGTH_GROUPS = 8
+POOL_ROWS = 16_384  # of a larger log so many are grouped by topic, which takes 8 kB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def only_tokenizer(table: pa.Table, tokenizer_hash: str) -> pa.Table:
 
 
 def choose_rows(table: pa.Table, rows: int, max_length: int, seed: int) -> Calibration:
-    """Draw one row out of each of ``rows`` groups of like length and like rarity.
+    """Draw one row out of each of ``rows`` groups of like topic, length and rarity.
 
     Args:
         table: Rows of the log's ``examples`` view that may be looked at.
@@ -86,16 +88,32 @@ def choose_rows(table: pa.Table, rows: int, max_length: int, seed: int) -> Calib
             "no example to calibrate on, all are held out: capture more traffic, or widen `where` "
             "in [quant]"
         )
-    lengths = _lengths(table)
-    by_length = np.argsort(lengths, kind="stable")
-    length_group = np.empty(len(lengths), np.int64)
-    for number, members in enumerate(np.array_split(by_length, LENGTH_GROUPS)):
-        length_group[members] = number
-    order = np.lexsort((rarity(Ragged.from_column(table["prompt_ids"])), length_group))
-    groups = np.array_split(order, min(rows, len(lengths)))
     rng = np.random.default_rng(seed)
-    chosen = table.take(pa.array([int(rng.choice(group)) for group in groups]))
+    prompts = Ragged.from_column(table["prompt_ids"])
+    pool = table.take(pa.array(_drawn(_by_length(table, rarity(prompts)), POOL_ROWS, rng)))
+    prompts = Ragged.from_column(pool["prompt_ids"])
+    by_length = _by_length(pool, rarity(prompts))
+    # Stable: within a topic rows stay in the order of length and rarity.
+    order = by_length[np.argsort(topics(prompts, seed)[by_length], kind="stable")]
+    chosen = pool.take(pa.array(_drawn(order, rows, rng)))
     return Calibration(sample_of(chosen, max_length), _digest(chosen))
+
+
+def _by_length(table: pa.Table, rarity_R: Floats) -> Tokens:
+    """Return the rows' numbers in eight groups of like length, within each by rarity."""
+    lengths = _lengths(table)
+    length_group = np.empty(len(lengths), np.int64)
+    for number, members in enumerate(
+        np.array_split(np.argsort(lengths, kind="stable"), LENGTH_GROUPS)
+    ):
+        length_group[members] = number
+    order: Tokens = np.lexsort((rarity_R, length_group))
+    return order
+
+
+def _drawn(order: Tokens, rows: int, rng: np.random.Generator) -> list[int]:
+    """Draw one of each of so many groups of neighbours, or all if there are no more."""
+    return [int(rng.choice(group)) for group in np.array_split(order, min(rows, len(order)))]
 
 
 def text_sample(path: Path, model: Path, config: QuantConfig) -> Calibration:

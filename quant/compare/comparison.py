@@ -17,10 +17,10 @@ from quant.compare.judging import JudgeSpec, judge_pairs
 from quant.compare.rows import ORIGINS, Choice, Rows, choose_rows
 from quant.compare.serving import Side, measure
 from quant.compare.slices import LENGTH_GROUPS, Floats, Slice, by_label, by_quantile, entropies
-from quant.compare.topics import name_topics, topics
 from quant.compare.verdict import Question
 from quant.config import QuantConfig
 from quant.screen import Screen
+from quant.topics import name_topics, topics
 from trainer.metrics import EXACT_MATCH, Metric, open_metric
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from quant import calibration
 from quant.calibration import choose_rows, heldout_mask, only_tokenizer
 from quant.errors import CalibrationError
 from trainer.dataset import is_heldout
@@ -63,6 +64,27 @@ def test_the_rare_among_the_common_is_drawn() -> None:
 
     seen = [sequence[:4].tolist() for sequence in chosen.sample.sequences]
     assert sum(prompt in unusual for prompt in seen) >= 3
+
+
+def test_every_topic_is_drawn_from() -> None:
+    topics, each = 8, 40  # all of one length and as rare as one another
+    prompts = [[10 * t + 1, 10 * t + 2, 10 * t + 3, 100 + n] for n in range(each) for t in range(8)]
+
+    chosen = choose_rows(examples(prompts), topics, 64, seed=0)
+
+    seen = [int(sequence[0]) // 10 for sequence in chosen.sample.sequences]
+    assert sorted(seen) == list(range(topics))
+
+
+def test_a_log_larger_than_what_is_grouped_gives_all_its_lengths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "POOL_ROWS", 24)
+
+    chosen = choose_rows(examples([[7] * n for n in range(1, 97)]), 8, 1000, seed=0)
+
+    lengths = np.array([len(sequence) for sequence in chosen.sample.sequences]) // 2
+    assert ((lengths - 1) // 12).tolist() == list(range(8))
 
 
 def test_long_rows_are_cut() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 
-from quant.compare.topics import ROWS_PER_TOPIC, name_topics, topics
+from quant.topics import ROWS_PER_TOPIC, name_topics, topics
 from trainer.dataset import Ints, Ragged
 
 ROWS = 60
