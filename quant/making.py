@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from quant.calibration import Sample
@@ -20,6 +21,7 @@ from quant.formats import Format, int4, int8, int8_weight
 from quant.packed import Layer
 from quant.schemes import Scheme
 from quant.screen import Screen
+from quant.smoothing import smooth
 from trainer.grid import Grid
 from trainer.manifest import Lineage
 
@@ -58,8 +60,8 @@ def make(
     sample: Sample,
     config: QuantConfig,
     screen: Screen,
-) -> dict[str, Layer]:
-    """Round a model's layers in place.
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """Round a model's layers in place; return them, and other tensors that changed, by name.
 
     Args:
         model: In the dtype that its config names, or wider.
@@ -75,10 +77,11 @@ def make(
     layers = linear_layers(model) | output_head(model)
     ordered = {name: formats[name] for name in layers if name in formats}
     if scheme.method in ("rtn", "qat"):
-        return round_layers(model, layers, ordered)
+        return round_layers(model, layers, ordered), {}
     screen.say(f"quantizing on {len(sample.sequences)} examples", len(ordered))
-    batches = batches_of(sample.sequences, config.batch_tokens)
-    return compensate_layers(model, layers, ordered, batches, screen.advance)
+    batches = list(batches_of(sample.sequences, config.batch_tokens))
+    changed = smooth(model, layers, ordered, batches)
+    return compensate_layers(model, layers, ordered, batches, screen.advance), changed
 
 
 def _trained_format(scheme: Scheme, parent: Lineage) -> Format:

@@ -1,7 +1,7 @@
 """A model folder with rounded weights, in the format that vLLM reads: compressed-tensors.
 
 What is not a rounded weight is copied: embeddings, output head, norms and biases tensor by
-tensor, tokenizer, chat template and generation config byte by byte.
+tensor (norms may have been smoothed), tokenizer, chat template and generation config byte by byte.
 """
 
 import json
@@ -52,7 +52,11 @@ class Layer:
 
 
 def write_packed(
-    source: Path, folder: Path, layers: Mapping[str, Layer], ignored: Sequence[str]
+    source: Path,
+    folder: Path,
+    layers: Mapping[str, Layer],
+    ignored: Sequence[str],
+    changed: Mapping[str, Tensor],
 ) -> None:
     """Copy a model folder, its linear layers replaced.
 
@@ -61,6 +65,7 @@ def write_packed(
         folder: Empty folder to fill.
         layers: Rounded layers by name.
         ignored: Linear layers left as they are.
+        changed: What replaces other tensors, by name.
 
     Raises:
         CompressionError: If the folder does not store a layer under the name the model gives it.
@@ -71,14 +76,15 @@ def write_packed(
     stored: dict[str, str] = {}
     size_bytes = 0
     for shard in shards:
-        tensors = _pack_shard(source / shard, remaining)
+        tensors = _pack_shard(source / shard, remaining, changed)
         save_file(tensors, folder / shard, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", folder / shard)  # safetensors writes 0600
         stored |= dict.fromkeys(tensors, shard)
         size_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    if remaining:
+    missing = [f"{name}.weight" for name in remaining] + [n for n in changed if n not in stored]
+    if missing:
         raise CompressionError(
-            f"{source}: no tensor {next(iter(remaining))}.weight in its safetensors files; expected"
+            f"{source}: no tensor {missing[0]} in its safetensors files; expected"
             " weights stored under the names the model has in transformers"
         )
     if len(shards) > 1:
@@ -112,17 +118,20 @@ def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
     return shards
 
 
-def _pack_shard(path: Path, layers: dict[str, Layer]) -> dict[str, Tensor]:
+def _pack_shard(
+    path: Path, layers: dict[str, Layer], changed: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Tensors of one file; takes the layers it holds out of ``layers``."""
     tensors: dict[str, Tensor] = {}
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dict
             owner, _, kind = name.rpartition(".")
             layer = layers.pop(owner, None) if kind == "weight" else None
-            if layer is None:
-                tensors[name] = file.get_tensor(name)
-            else:
+            if layer is not None:
                 tensors |= layer.tensors(owner)
+            else:
+                stored = file.get_tensor(name)
+                tensors[name] = changed.get(name, stored).to(stored.dtype)
     return tensors
 
 

@@ -201,13 +201,15 @@ class Quantization:
             return made, {"layers_size_ratio": packed / stored}
         formats = self._formats(model, screen)
         ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-        rounded = make(model, scheme, formats, self.calibration.sample, self.config, screen)
+        sample = self.calibration.sample
+        rounded, changed = make(model, scheme, formats, sample, self.config, screen)
         if not rounded:
             raise CompressionError(
                 f"under a budget of {self.wish.budget:.0%} every layer stays as it is; give a "
                 "smaller --budget"
             )
-        write_packed(self.model, draft, rounded, [name for name in ignored if name not in rounded])
+        ignored = [name for name in ignored if name not in rounded]
+        write_packed(self.model, draft, rounded, ignored, changed)
         return model, {"layers_size_ratio": _size_ratio(rounded, layers, stored)}
 
     def _formats(self, model: PreTrainedModel, screen: Screen) -> Mapping[str, Format]:
