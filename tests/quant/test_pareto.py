@@ -36,6 +36,15 @@ def test_the_fastest_that_keeps_its_worst_slice_is_recommended() -> None:
     assert advice(rows, 0.9).startswith("Take student as int8: 1.50 times ")
 
 
+def test_of_rows_about_as_fast_the_one_right_most_often_is_recommended() -> None:
+    rows = [row("none", 1.0, 0.97), row("int8", 1.5, 0.89), row("int4-gptq", 1.3, 0.95)]
+
+    pick = recommended(rows, 0.9)
+
+    assert pick is not None
+    assert pick["scheme"] == "int4-gptq"
+
+
 def test_without_a_row_that_qualifies_there_is_no_pick() -> None:
     assert recommended([row("int8", 2.0, 0.2, worst=0.3)], 0.9) is None
     assert advice([], 0.9).startswith("No pick")
