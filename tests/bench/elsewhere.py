@@ -8,6 +8,7 @@ the tokens of some prompts. ``... serve FOLDER``, on that target, asks vLLM and 
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from capture.host import SMALL_ENGINE_ENV
 from quant.agreement import own_logprobs
 from quant.calibration import Tokens
 from quant.config import QuantConfig
@@ -92,7 +94,8 @@ def serve_all(folder: Path) -> list[dict[str, Any]]:
     for name, ours in content["ours"].items():
         words = ["-m", "tests.support.engine_logprobs", folder / "prompts.json", folder / name]
         command = [sys.executable, *map(str, words)]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        env = {**os.environ, **SMALL_ENGINE_ENV}
+        told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         row: dict[str, Any] = {"scheme": name, "error": told.stderr[-3000:]}
         if told.returncode == 0:
             (theirs,) = json.loads(told.stdout.splitlines()[-1]).values()

@@ -3,7 +3,8 @@
 ``make bench-quant`` quantizes teacher, student and a student trained for 4 bits by every scheme
 that this machine serves, tries each in vLLM beside the model as it is, and writes
 ``bench/quant.json`` and ``bench/quant.html``. Besides: what calibration on the log is worth
-beside plain text, and how fast a wide model decodes in INT8.
+beside plain text, a mixture of formats beside arbitrary ones of its size, and how fast a wide
+model decodes in INT8.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from quant.screen import Screen
 from quant.serving import trial_spec
 from quant.speed import compare_speeds
 from quant.target import this_target
+from tests.bench.mixtures import compare_mixtures
 from trainer.checkpoint import COMPANIONS
 from trainer.dataset import COLUMNS
 from trainer.manifest import read_manifest
@@ -65,6 +67,10 @@ def main() -> int:
         content = measure_models(models, CONFIG, log, work / "bundles", None, screen)
         content["qat"] = recovered(content["rows"], trained[None], log, screen)
         content["calibration"] = compare_calibration([teacher, student], log, work, screen)
+        content["mixtures"] = {
+            model.name: compare_mixtures(model, log, CONFIG, 0.35, screen)
+            for model in (teacher, student)
+        }
         content["wide"] = measure_wide(teacher, log, work, screen)
     content["seconds"] = time.monotonic() - began
     path = options.out / "quant.json"
@@ -204,7 +210,7 @@ def show(content: dict[str, Any]) -> None:
             f"{row['seconds']:.0f}",
         )
     console.print(table)
-    for name in ("qat", "calibration", "wide"):
+    for name in ("qat", "calibration", "mixtures", "wide"):
         console.print(name, content[name])
     console.print(content["advice"])
 
