@@ -24,6 +24,7 @@ log = "log"
 
 [quant]
 heldout_fraction = 0.9
+engine_args = ["--enforce-eager", "--distributed-executor-backend", "uni", "--dtype", "float32"]
 """
 METRIC = """\
 def first_letter(prompt, answer, reference):
