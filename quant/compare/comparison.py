@@ -21,6 +21,7 @@ from quant.compare.topics import name_topics, topics
 from quant.compare.verdict import Question
 from quant.config import QuantConfig
 from quant.screen import Screen
+from trainer.manifest import MANIFEST, Lineage, read_manifest
 from trainer.metrics import EXACT_MATCH, Metric, open_metric
 
 
@@ -174,9 +175,13 @@ def _scores(
 
 
 def _model(side: Side) -> Document:
+    has_manifest = (side.folder / MANIFEST).exists()
+    lineage = read_manifest(side.folder).lineage if has_manifest else Lineage()
     return {
         "folder": str(side.folder),
         "revision": model_revision(side.folder),
+        "scheme": lineage.scheme,
+        "parent_revision": lineage.parent_revision,
         "size_bytes": sum(path.stat().st_size for path in side.folder.glob("*.safetensors")),
         "memory_bytes": side.speed.memory_bytes,
         "decode_tokens_per_second": float(np.median(side.speed.decode)),

@@ -125,6 +125,8 @@ def content() -> dict[str, Any]:
     model = {
         "folder": "models/one",
         "revision": "r",
+        "scheme": None,
+        "parent_revision": None,
         "size_bytes": 10,
         "memory_bytes": 10,
         "decode_tokens_per_second": 1.0,
