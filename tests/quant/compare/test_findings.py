@@ -147,6 +147,7 @@ def content() -> dict[str, Any]:
         "log": log,
         "metric": "exact_match",
         **document(findings(), QUESTION),
+        "cascade": None,
         "judge": {"model": "j"} | judged([1.0, 0.0, None], Question(0.05)),
     }
 
