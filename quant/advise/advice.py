@@ -11,7 +11,7 @@ NAMED = {
     "none": "Nothing",
     "quantize": "Quantizing",
     "distill": "Distilling",
-    "both": "Both, in that order,",
+    "both": "Doing both, in that order",
 }
 DOMAIN = {True: "narrow", False: "broad", None: "not known"}
 

@@ -21,7 +21,7 @@ MATRIX, COMPARISON = Path("matrix/matrix.json"), Path("compare/compare.json")
 @app.command()
 def advise(  # noqa: PLR0913, PLR0917 - one per option
     config: Annotated[
-        Path, typer.Option("-c", "--config", help="TOML file with a [capture] table.")
+        Path, typer.Option("-c", "--config", help="TOML file with a table capture.")
     ] = Path("retort.toml"),
     route: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from capture.log import Log
 from quant.advise.advice import Advice, advise, turning_points
-from quant.advise.assumptions import Assumptions, Resolved, resolve
+from quant.advise.assumptions import SET, Assumptions, Resolved, resolve
 from quant.advise.files import Kind
 from quant.advise.measured import Files, Measurements, read_measurements
 from quant.advise.paths import PathName, why_not_quantized
@@ -42,7 +42,8 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What makes it doubtful."""
-        return [*self.traffic.warnings, *self.measurements.warnings]
+        given = {name for name, origin in self.assumptions.origins.items() if origin == SET}
+        return [*self.traffic.warnings(given), *self.measurements.warnings]
 
     def document(self) -> dict[str, object]:
         """The report as JSON has it."""

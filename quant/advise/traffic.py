@@ -18,11 +18,19 @@ SHORTEST_SECONDS = 3600.0  # that say anything of a month
 DAY_SECONDS = 86_400.0
 WEEK_DAYS = 7
 LARGEST = 5  # tasks
+COUNTED_SHARE = 0.9  # below that their means may not be those of all
 LATEST_ROWS = 5_000  # looked through for words, the newest
 
 # What clients asked and got. Imports and a student's own rows were never traffic.
-TRAFFIC = """
-with lengths as (
+ASKED = "status = 'completed' and role <> 'shadow' and capture not in ('import', 'rollout')"
+ROUTES = f"""
+select route, count(*) as requests from exchanges where {ASKED}
+group by route order by requests desc, route
+"""  # noqa: S608
+TRAFFIC = f"with traffic as (select * from exchanges where {ASKED} and route = ?)"  # noqa: S608
+COUNTED = f"""
+{TRAFFIC},
+lengths as (
     select exchange_id, max(prompt) as prompt, sum(completion) as completion
     from (
         select exchange_id, choice, max(len(prompt_ids)) as prompt,
@@ -30,29 +38,22 @@ with lengths as (
         from logits group by exchange_id, choice
     ) group by exchange_id
 ),
-traffic as (
-    select exchanges.*, coalesce(prompt_tokens, lengths.prompt) as prompt,
+counted as (
+    select started_at, model_revision, coalesce(prompt_tokens, lengths.prompt) as prompt,
         coalesce(completion_tokens, lengths.completion) as completion
-    from exchanges left join lengths using (exchange_id)
-    where status = 'completed' and role <> 'shadow' and capture not in ('import', 'rollout')
-        and route = ?
+    from traffic left join lengths using (exchange_id)
 )
-"""
-ROUTES = """
-select route, count(*) as requests from exchanges
-where status = 'completed' and role <> 'shadow' and capture not in ('import', 'rollout')
-group by route order by requests desc, route
-"""
+"""  # noqa: S608
 TOTALS = """
 select count(*) as requests, min(started_at) as first_at, max(started_at) as last_at,
     avg(prompt) as prompt_tokens, avg(completion) as completion_tokens,
-    list(distinct model_revision) as revisions
-from traffic
+    count(prompt + completion) as counted, list(distinct model_revision) as revisions
+from counted
 """
 BUSIEST = """
 select max(tokens) as tokens from (
     select sum(coalesce(prompt, 0) + coalesce(completion, 0)) as tokens
-    from traffic group by date_trunc('hour', started_at)
+    from counted group by date_trunc('hour', started_at)
 )
 """
 TASKS = """
@@ -88,7 +89,8 @@ class Traffic:
     Attributes:
         requests: Answered ones, without shadows and what was imported.
         days: From the first to the last.
-        prompt_tokens: Mean of a request; None if no engine counted.
+        counted_share: Requests of which the number of tokens is known.
+        prompt_tokens: Mean of those; None if there are none.
         completion_tokens: Likewise.
         peak_over_mean: Tokens of the busiest hour over the mean hour's; None of less than a day.
         repeated_share: Requests that had been asked before, to the letter; None without texts.
@@ -104,6 +106,7 @@ class Traffic:
     first_at: datetime
     last_at: datetime
     days: float
+    counted_share: float
     prompt_tokens: float | None
     completion_tokens: float | None
     peak_over_mean: float | None
@@ -113,14 +116,22 @@ class Traffic:
     seen_share: float | None
     revisions: tuple[str, ...]
 
-    @property
-    def warnings(self) -> list[str]:
-        """What makes a month's figures doubtful."""
+    def warnings(self, given: Container[str]) -> list[str]:
+        """What makes a month's figures doubtful.
+
+        Args:
+            given: Names of the assumptions that somebody has set.
+        """
         found = []
-        if self.days < WEEK_DAYS:
+        if self.days < WEEK_DAYS and "requests_per_month" not in given:
             found.append(
                 f"the log spans {self.days:.1f} days; a week has quiet and busy ones, so a month's "
                 "figures may be far off"
+            )
+        if self.counted_share < COUNTED_SHARE:
+            found.append(
+                f"the number of tokens is known of {self.counted_share:.0%} of the requests: the "
+                "means are theirs"
             )
         if self.seen_share is None:
             found.append("too few words in the log to say how narrow the domain is")
@@ -172,8 +183,8 @@ def read_traffic(log: Log, route: str | None) -> Traffic:
     """
     with log.connect() as connection:
         name = _chosen(query(connection, ROUTES).to_pylist(), route, log)
-        (totals,) = query(connection, TRAFFIC + TOTALS, name).to_pylist()
-        (busiest,) = query(connection, TRAFFIC + BUSIEST, name).to_pylist()
+        (totals,) = query(connection, COUNTED + TOTALS, name).to_pylist()
+        (busiest,) = query(connection, COUNTED + BUSIEST, name).to_pylist()
         (tasks,) = query(connection, TRAFFIC + TASKS, name, LARGEST).to_pylist()
         seen = _seen_share(connection, name)
     seconds = (totals["last_at"] - totals["first_at"]).total_seconds()
@@ -184,6 +195,7 @@ def read_traffic(log: Log, route: str | None) -> Traffic:
         first_at=totals["first_at"],
         last_at=totals["last_at"],
         days=seconds / DAY_SECONDS,
+        counted_share=totals["counted"] / totals["requests"],
         prompt_tokens=totals["prompt_tokens"],
         completion_tokens=totals["completion_tokens"],
         peak_over_mean=_peak(totals, busiest["tokens"], seconds),

@@ -20,7 +20,8 @@ from quant.compare.findings import Document, Findings
 from quant.compare.verdict import ALPHA, Question
 
 # Nats below certainty; the strictest first.
-THRESHOLDS: tuple[float, ...] = (0.0, *(-np.geomspace(1e-6, 20.0, 80)).tolist())
+THRESHOLDS: tuple[float, ...] = (0.0, *(-np.geomspace(1e-6, 20.0, 160)).tolist())
+DRAWS = 10_000  # for a bound; there are many thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def _point(
     threshold: float, is_kept: npt.NDArray[np.bool_], rows: Rows, question: Question
 ) -> Point:
     scores = np.where(is_kept, rows.student_scores, rows.teacher_scores)
-    means = Resampled.of(scores - rows.teacher_scores, question.span, question.seed)
+    means = Resampled.of(scores - rows.teacher_scores, question.span, question.seed, DRAWS)
     seconds = rows.student_seconds.sum() + rows.teacher_seconds[~is_kept].sum()
     return Point(
         threshold=threshold,

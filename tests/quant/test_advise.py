@@ -191,6 +191,18 @@ def test_tokens_that_no_engine_counted_are_taken_from_the_distributions(
     assert found["assumptions"]["completion_tokens"]["value"] == 3
 
 
+def test_means_over_few_of_the_requests_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = requests(20, 2.0)
+    uncounted = [replace(row, prompt_tokens=None, completion_tokens=None) for row in rows[10:]]
+
+    found = told(capsys, log_of(tmp_path, *rows[:10], *uncounted))
+
+    assert found["assumptions"]["completion_tokens"]["value"] == 500
+    assert "is known of 50% of the requests" in " ".join(found["warnings"])
+
+
 def test_the_busiest_hour_and_repeated_requests_are_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from quant.compare.bootstrap import Span
 from quant.compare.cascade import THRESHOLDS, Rows, cascade, choose, curve
 from quant.compare.confidence import UNSURE, Confidence, confidence_of, entropy
 from quant.compare.findings import Findings
+from quant.compare.report import write_page
 from quant.compare.verdict import Question
-from tests.quant.compare.test_findings import findings
+from tests.quant.compare.test_findings import content, findings
 
 MARGIN = 0.05
 QUESTION = Question(MARGIN, Span(best=0.0))
@@ -116,6 +118,17 @@ def test_both_signals_are_drawn_and_an_answer_that_is_not_there_is_handed_over()
     student, teacher = (170 * 8 + 30 * 40) / 4, 200 * 8
     cost = (student + 30 * 8) / teacher
     assert found["mean_logprob"]["chosen"]["cost"] == pytest.approx(cost)
+
+
+def test_the_page_shows_both_curves(tmp_path: Path) -> None:
+    curves = cascade(findings(), QUESTION, 4.0)  # of answers that nobody asked about
+
+    write_page(content() | {"cascade": curves}, tmp_path / "compare.html")
+
+    page = (tmp_path / "compare.html").read_text()
+    assert page.count("<svg") == 4
+    assert "The teacher as safety net" in page
+    assert "no threshold that leaves the student anything" in page
 
 
 def test_thresholds_go_from_the_strictest_on() -> None:
