@@ -94,6 +94,9 @@ class Assumptions(BaseModel):
     chance_in_broad: Annotated[
         Share, Field(description="in a broad one, or one of which nothing is known")
     ] = 0.3
+    escalated_share: Annotated[
+        Share, Field(description="of requests that the teacher answers for its student; cascade")
+    ] = 0.0
     distill_days: Annotated[NotNegative, Field(description="until it serves")] = 20.0
     failed_iterations: Annotated[
         NotNegative, Field(description="runs before the one that is used")

@@ -65,5 +65,15 @@ def present_cost(of: Assumptions) -> float:
     return of.requests_per_month * (prompt + completion) / MILLION
 
 
+def safety_net(of: Assumptions) -> tuple[float, float]:
+    """GPUs and money a month for a teacher that answers what its student is unsure of."""
+    if not of.escalated_share:
+        return 0.0, 0.0
+    requests = of.requests_per_month * of.escalated_share
+    part = of.model_copy(update={"requests_per_month": requests})
+    gpus = 0.0 if is_paid_by_the_token(of) else gpus_needed(Served.teacher(of), part)
+    return gpus, present_cost(part)
+
+
 def _rounded(gpus: float, unit: float) -> float:
     return math.ceil(gpus / unit - ROUNDING) * unit

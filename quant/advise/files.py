@@ -66,6 +66,21 @@ class SliceRow(Part):
     high: float
 
 
+class Handed(Part):
+    """What a cascade's threshold does."""
+
+    threshold: float
+    escalated: float
+    quality: float
+    low: float
+
+
+class Curve(Part):
+    """A cascade by one signal."""
+
+    chosen: Handed | None
+
+
 class Comparison(Part):
     """``compare.json``."""
 
@@ -74,6 +89,7 @@ class Comparison(Part):
     metric: str
     verdict: Verdicts
     slices: list[SliceRow]
+    cascade: dict[str, Curve] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -83,6 +99,12 @@ class Comparison(Part):
             return "student"
         is_teacher = student.parent_revision == self.models.teacher.revision
         return "quantized" if is_teacher else "quantized student"
+
+    @property
+    def net(self) -> Handed | None:
+        """What a route's cascade makes good enough that is not so alone."""
+        curve = (self.cascade or {}).get("mean_logprob")
+        return None if curve is None or self.word == "non-inferior" else curve.chosen
 
     @property
     def word(self) -> Word:

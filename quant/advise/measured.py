@@ -173,6 +173,11 @@ def _take_comparison(found: Measurements, compared: Comparison, source: str) -> 
     teacher, student = compared.models.teacher, compared.models.student
     size, speed = student.size_bytes / teacher.size_bytes, compared.decode_ratio
     sure = {"non-inferior": 1.0, "inferior": 0.0}.get(compared.word)
+    if compared.net is not None and compared.kind != "quantized":
+        # The threshold was found over all rows: a slice that is worse alone may stay so.
+        worst = compared.verdict.worst_slice
+        sure = None if worst is not None and worst.word == "inferior" else 1.0
+        found.take(f"{source}, cascade", escalated_share=compared.net.escalated)
     found.take(source, teacher_gb=teacher.size_bytes / GB)
     if compared.kind == "quantized":
         found.take(source, quantized_size=size, quantized_speed=speed, chance_of_quantized=sure)
@@ -185,5 +190,8 @@ def _take_comparison(found: Measurements, compared: Comparison, source: str) -> 
     ends = [everything.teacher + each for each in (everything.low, everything.high)]
     low, high = (min(1.0, max(0.0, end)) for end in ends)
     what = f"{compared.metric} over {everything.rows} held-out rows, 95 %; {compared.word}"
+    if compared.net is not None and compared.kind != "quantized":
+        low, high = max(0.0, everything.teacher + compared.net.low), compared.net.quality
+        what += f"; with its teacher answering {compared.net.escalated:.1%}: at least, and measured"
     found.qualities[compared.kind] = Quality(low, high, what, source)
     found.comparisons[compared.kind] = compared

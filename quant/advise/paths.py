@@ -12,6 +12,7 @@ from quant.advise.costs import (
     gpus_needed,
     is_paid_by_the_token,
     present_cost,
+    safety_net,
     serving_cost,
 )
 
@@ -24,8 +25,8 @@ class Path:
 
     Attributes:
         name: Of the path.
-        gpus: That the model at its end needs.
-        monthly_cost: Of serving that model.
+        gpus: That the model at its end needs, and a teacher beside it.
+        monthly_cost: Of serving them.
         monthly_saving: Expected from the day it is done: what is saved if all goes well times the
             chance of that and, where an earlier step stays otherwise, what that one saves.
         saving_if_good: If all goes well.
@@ -64,6 +65,8 @@ class Way:
 
     Attributes:
         model: At its end.
+        net_gpus: For the teacher beside it.
+        net_cost: Of those a month.
         chance: That this is good enough.
         cost: Money to get there.
         days: Until it serves.
@@ -76,6 +79,8 @@ class Way:
     cost: float
     days: float
     flows: Sequence[Flow]
+    net_gpus: float = 0.0
+    net_cost: float = 0.0
 
 
 def all_paths(of: Assumptions, chance: float) -> list[Path]:
@@ -141,8 +146,9 @@ def _quantizing(of: Assumptions) -> Way:
 
 def _distilling(of: Assumptions, chance: float) -> Way:
     student = Served.teacher(of).changed(of.student_size, of.student_speed)
-    flow = _flow(of.distill_days, chance * _saving(student, of))
-    return Way("distill", student, chance, distill_cost(of), of.distill_days, [flow])
+    net = safety_net(of)
+    flow = _flow(of.distill_days, chance * (_saving(student, of) - net[1]))
+    return Way("distill", student, chance, distill_cost(of), of.distill_days, [flow], *net)
 
 
 def _both(of: Assumptions, chance: float) -> Way:
@@ -150,13 +156,13 @@ def _both(of: Assumptions, chance: float) -> Way:
     final = Served.teacher(of).changed(of.final_size, of.final_speed)
     has_first = not why_not_quantized(of)
     early = of.chance_of_quantized * _saving(_quantized(of), of) if has_first else 0.0
-    last = chance * _saving(final, of) + (1 - chance) * early
+    net = safety_net(of)
+    last = chance * (_saving(final, of) - net[1]) + (1 - chance) * early
     steps = 2 if has_first else 1  # quantizations
     days = steps * of.quantize_days + of.distill_days
     cost = steps * quantize_cost(of) + distill_cost(of)
-    return Way(
-        "both", final, chance, cost, days, [_flow(of.quantize_days, early), _flow(days, last)]
-    )
+    flows = [_flow(of.quantize_days, early), _flow(days, last)]
+    return Way("both", final, chance, cost, days, flows, *net)
 
 
 def _quantized(of: Assumptions) -> Served:
@@ -174,10 +180,10 @@ def _flow(days: float, per_month: float) -> Flow:
 def _path(way: Way, of: Assumptions) -> Path:
     return Path(
         name=way.name,
-        gpus=gpus_needed(way.model, of),
-        monthly_cost=serving_cost(way.model, of),
+        gpus=gpus_needed(way.model, of) + way.net_gpus,
+        monthly_cost=serving_cost(way.model, of) + way.net_cost,
         monthly_saving=way.flows[-1].per_month,
-        saving_if_good=_saving(way.model, of),
+        saving_if_good=_saving(way.model, of) - way.net_cost,
         chance=way.chance,
         cost=way.cost,
         days=way.days,

@@ -72,6 +72,12 @@ def _after(compared: Comparison, names: Names) -> str:
     student = compared.models.student.folder
     if compared.word == "non-inferior":
         return f"retort rollout start {student} --route {names.route} -c {names.config}"
+    if compared.net is not None and compared.kind != "quantized":
+        return (
+            f'model = "{student}", cascade = {{ route = "TEACHER", threshold = '
+            f"{compared.net.threshold:.4g} }} in [gateway.routes.{names.route}]; "
+            f"retort serve -c {names.config}"
+        )
     if compared.word == "inferior":
         is_quantized = compared.kind == "quantized"
         matrix = f"retort quantize matrix {names.teacher} -c {names.config}"

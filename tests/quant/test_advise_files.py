@@ -151,6 +151,32 @@ def test_a_verdict_decides_what_a_student_is_worth(
     assert path_of(found, "both")["quality"] is None
 
 
+def test_a_cascade_makes_an_inferior_student_worth_what_its_teacher_leaves_of_it(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = comparison(tmp_path / "compare.json", "inferior")
+    alone = path_of(told(capsys, config, "--compare", str(path)), "distill")
+    chosen = {"threshold": -0.0213, "escalated": 0.25, "quality": 0.98, "low": -0.04, "cost": 1}
+    cascade = {"mean_logprob": {"chosen": chosen}, "first_token": {"chosen": None}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cascade": cascade}))
+
+    found = told(capsys, config, "--compare", str(path))
+
+    with_net, now = path_of(found, "distill"), path_of(found, "none")
+    written = json.loads(path.read_text())
+    written["verdict"]["worst_slice"] = {"word": "inferior", "more_rows": 0}
+    path.write_text(json.dumps(written))
+    in_doubt = path_of(told(capsys, config, "--compare", str(path)), "distill")
+    assert in_doubt["chance"] == 0.3
+    assert (alone["chance"], with_net["chance"]) == (0.0, 1.0)
+    assert found["assumptions"]["escalated_share"] == {"value": 0.25, "from": f"{path}, cascade"}
+    assert alone["gpus"] + now["gpus"] / 4 <= with_net["gpus"] <= alone["gpus"] + now["gpus"]
+    left = now["monthly_cost"] - with_net["monthly_cost"]
+    assert with_net["monthly_saving"] == pytest.approx(left)
+    assert (with_net["quality"]["low"], with_net["quality"]["high"]) == (0.96, 0.98)
+    assert "threshold = -0.0213 } in [gateway.routes.support]" in with_net["next"]
+
+
 def test_a_bundle_is_compared_as_what_it_was_made_of(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
