@@ -14,6 +14,7 @@ COMMANDS = {
     "distill": ("trainer.commands:distill_app", "from a snapshot of the log to a checkpoint"),
     "quantize": ("quant.commands:quantize_app", "from a checkpoint to a bundle"),
     "compare": ("quant.compare.commands:app", "is a student as good as its teacher"),
+    "advise": ("quant.advise.commands:app", "which path to cheaper answers pays for this traffic"),
     "doctor": ("gateway.doctor:app", "what is wrong with this installation, and what to do"),
     "rollout": ("gateway.commands:rollout_app", "try a bundle on real traffic"),
 }

@@ -36,7 +36,9 @@ def forwarded_body(exchange: Exchange) -> bytes:
     request = exchange.request
     if exchange.wire is not None:
         return asked_body(request.parsed, exchange.wire)
-    added: dict[str, object] = {}
+    added: dict[str, object] = {} if exchange.cascade is None else {**exchange.cascade.fields}
+    if exchange.asked_as is not None:
+        added["model"] = exchange.asked_as
     if request.salt is not None:
         added["cache_salt"] = request.salt
     if exchange.capture == "tap":

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from capture.config import read_table
 from capture.errors import ConfigError
 from gateway.bounds import Bounds
+from gateway.cascade import CascadeConfig, check_cascades
 from gateway.guards import Guards
 from gateway.health import PoolConfig
 from gateway.keys import Quota
@@ -77,6 +78,7 @@ class RouteConfig(BaseModel):
         promise: When an exchange's row is safe, relative to the client's last byte.
         pool: How its engines share its requests, and what becomes of one that fails.
         timeouts: How long they may take.
+        cascade: Which route answers instead of an answer that its model is unsure of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +93,7 @@ class RouteConfig(BaseModel):
     timeouts: Timeouts = Timeouts()
     rollout: RolloutConfig = RolloutConfig()
     guards: Guards = Guards()
+    cascade: CascadeConfig | None = None
 
     @field_validator("url")
     @classmethod
@@ -112,6 +115,8 @@ class RouteConfig(BaseModel):
             raise ValueError("a route needs either model (a folder) or url (a running engine)")
         if self.tokenizer is not None and (self.url is None or self.capture != "wire"):
             raise ValueError("tokenizer is only for url with capture = 'wire'; remove it")
+        if self.cascade is not None and self.capture == "wire":
+            raise ValueError("cascade and capture = 'wire' read the same field; remove one of them")
         return self
 
 
@@ -201,6 +206,7 @@ class GatewayConfig(BaseModel):
             host_and_port(address)
         if self.listen == self.admin_listen:
             raise ValueError(f"listen and admin_listen are both {self.listen}, expected two ports")
+        check_cascades({name: route.cascade for name, route in self.routes.items()})
         return self
 
     @property

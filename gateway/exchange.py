@@ -12,6 +12,7 @@ from capture.frames import Rows
 from capture.rows import ExchangeRow, encode_exchanges
 from capture.wire import WireAnswer
 from gateway.answer import Answer, Json
+from gateway.cascade import Cascade
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
 from gateway.privacy import Keeping, KeptText
@@ -61,6 +62,8 @@ class Exchange:
             recorded as it passes, else ``off``; the row says ``redacted`` where what was recorded
             must not be kept.
         wire: What the answer told of its distributions, for ``wire``.
+        asked_as: What its engine calls the model, if that is not the route's name.
+        cascade: How its answer is weighed, if its teacher may answer instead.
         pair_id: The exchange that a shadow mirrors.
         keeping: What of it may be written.
         reservation: What it holds of its key's quotas.
@@ -84,6 +87,8 @@ class Exchange:
     role: Role
     capture: str = "off"
     wire: WireAnswer | None = None
+    asked_as: str | None = None
+    cascade: Cascade | None = None
     pair_id: str | None = None
     keeping: Keeping = field(default_factory=Keeping)
     reservation: Reservation | None = None

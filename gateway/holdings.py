@@ -132,5 +132,6 @@ async def opened_serving(
             redactor=Redactor(captured.redact),
             wire=wire,
             on_refused=in_turn(metrics.refuse, *observers.refused),
+            on_cascade=metrics.count_cascade,
             gate=gate,
         )

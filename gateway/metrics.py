@@ -30,6 +30,7 @@ class Metrics:
     tokens: Counter
     mirrored: Counter
     late: Counter
+    cascade: Counter
     engine_crashes: Counter
     _ends: dict[tuple[str, ...], "_Ends"] = field(default_factory=dict)
 
@@ -77,6 +78,13 @@ class Metrics:
             mirrored=Counter(
                 "retort_mirrored", "Shadow requests.", ("route", "reason"), registry=registry
             ),
+            cascade=Counter(
+                "retort_cascade",
+                "Answers of a student, by whose its client got: the student's, the teacher's, or "
+                "the student's because the teacher was unavailable.",
+                ("route", "outcome"),
+                registry=registry,
+            ),
             late=Counter(
                 "retort_capture_late",
                 "Answers that went out before their row was safe: the disk did not answer in time.",
@@ -107,6 +115,10 @@ class Metrics:
     def count_late(self, exchange: Exchange) -> None:
         """Count an answer that went out before its row was as safe as promised."""
         self.late.labels(exchange.request.route).inc()
+
+    def count_cascade(self, exchange: Exchange, outcome: str) -> None:
+        """Count an answer of a student whose teacher might have answered instead."""
+        self.cascade.labels(exchange.request.route, outcome).inc()
 
     def engine_health(self, deployment: str, health: Health) -> None:
         """Take note of an engine that has ended by itself, or serves again."""

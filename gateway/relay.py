@@ -7,7 +7,7 @@ have received the whole answer.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -17,6 +17,7 @@ from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
 from gateway.asking import Asking
 from gateway.body import conversation_key, read_body
+from gateway.cascade import Cascade
 from gateway.config import GatewayConfig
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import (
@@ -25,15 +26,17 @@ from gateway.errors import (
     RequestError,
     RouteNotFoundError,
 )
+from gateway.escalation import Held, hand_over, keep_nothing
 from gateway.exchange import Exchange, Request, new_id
 from gateway.gate import Gate
 from gateway.http import LEAVING
-from gateway.keeper import Keeper
+from gateway.keeper import Keeper, Promise
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
 from gateway.privacy import Keeping, policy_of
 from gateway.refusal import refusal
 from gateway.routing import RouteTable
+from gateway.timeouts import Timeouts
 from gateway.upstream import Upstream, forwarded_headers
 from gateway.wiring import Wire
 
@@ -51,6 +54,7 @@ class Serving:
         redactor: What is replaced in every text before it is written.
         wire: Takes rows from answers, for routes that ask for it.
         on_refused: Called when a request is refused before it becomes an exchange.
+        on_cascade: Called with a student's exchange and whose answer its client gets.
         gate: Lets requests in.
     """
 
@@ -64,6 +68,7 @@ class Serving:
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
     wire: Wire | None = None
     on_refused: Callable[[GatewayError], None] = lambda _: None
+    on_cascade: Callable[[Exchange, str], None] = lambda _exchange, _outcome: None
     gate: Gate = field(default_factory=Gate)
 
 
@@ -83,15 +88,25 @@ class Relay:
             self._serving.on_refused(error)
             await refusal(error)(scope, receive, send)
             return
+        current: Exchange | None = exchange
+        while current is not None:
+            current = await self._answer(current, scope, receive, send)
+
+    async def _answer(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> Exchange | None:
+        """Let one engine answer, and keep what came of it; who is to answer instead, if any."""
         self._serving.on_begun(exchange)
         try:
-            await self._serve(exchange, scope, receive, send)
+            return await self._serve(exchange, scope, receive, send)
         finally:
             await self._record(exchange)
             self._serving.gate.settle(exchange.reservation, exchange)
             self._serving.on_ended(exchange)
 
-    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> Exchange | None:
         """Relay until the answer is out or the client leaves, whichever comes first."""
         serving, leaving = asyncio.current_task(), scope[LEAVING]
 
@@ -102,11 +117,12 @@ class Relay:
 
         leaving.add(on_left)
         try:
-            await self._relay(exchange, scope, receive, send)
+            return await self._relay(exchange, scope, receive, send)
         except asyncio.CancelledError:
             if not exchange.aborted or serving is None:
                 raise
             serving.uncancel()
+            return None
         finally:
             leaving.discard(on_left)
 
@@ -172,6 +188,8 @@ class Relay:
         if wire and route.capture == "wire" and role == "incumbent" and keeping.allows_capture:
             exchange.wire = wire.plan(exchange)
             exchange.capture = "wire" if exchange.wire else "off"
+        if role == "incumbent":
+            exchange.cascade = Cascade.of(route.cascade, request.endpoint, request.parsed)
         return exchange
 
     async def _reserve(self, request: Request) -> Reservation | None:
@@ -185,14 +203,19 @@ class Relay:
             raise
         return reservation
 
-    async def _relay(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _relay(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> Exchange | None:
         """Pass an engine's answer on; what fails before its first byte becomes an error body."""
         serving, key = self._serving, exchange.request.key
         headers = forwarded_headers(scope["headers"], trusted=key is None or key.trusted)
         timeouts = serving.config.routes[exchange.request.route].timeouts
-        way = (serving.upstream, timeouts, serving.wire, send, self._record)
+        headers |= exchange.trace
+        way = (serving.upstream, timeouts, serving.wire)
         try:
-            await Asking(exchange, *way).run({**headers, **exchange.trace})
+            if exchange.cascade is not None:
+                return await self._relay_if_sure(exchange, exchange.cascade, way, headers, send)
+            await Asking(exchange, *way, send, self._record).run(headers)
         except GatewayError as error:
             exchange.error_type = error.code
             if not exchange.has_begun:
@@ -204,11 +227,44 @@ class Relay:
                 body = event if is_between else b"\n\n" + event
                 await send({"type": "http.response.body", "body": body})
             # else the answer had begun: returning now breaks the connection, as the engine did
+        return None
+
+    async def _relay_if_sure(
+        self,
+        exchange: Exchange,
+        cascade: Cascade,
+        way: tuple[Upstream, Timeouts, Wire | None],
+        headers: Mapping[str, str],
+        send: Send,
+    ) -> Exchange | None:
+        """Pass a student's answer on, or return the exchange with its teacher."""
+        held = Held()
+        try:
+            await Asking(exchange, *way, held.take, keep_nothing).run(headers)
+        finally:
+            exchange.has_begun = exchange.is_open_ended = False  # its client has nothing yet
+        body, serving = held.body, self._serving
+        if held.is_answer:
+            if cascade.is_sure(body):
+                serving.on_cascade(exchange, "student")
+            else:
+                successor = hand_over(exchange, serving.table, serving.keeper)
+                serving.on_cascade(exchange, "teacher" if successor else "unavailable")
+                if successor is not None:
+                    return successor
+            body = cascade.shown(body)
+        exchange.chunks = [body]
+        await self._record(exchange)
+        exchange.has_begun = True
+        for message in held.messages(body):
+            await send(message)
+        return None
 
     async def _record(self, exchange: Exchange) -> None:
         """Hand the ended exchange to the spool, once, and wait as long as the promise asks."""
         if exchange.ended is not None:
             return
         exchange.ended = time.monotonic()
-        promise = self._serving.config.routes[exchange.request.route].promise
+        of_route = self._serving.config.routes[exchange.request.route].promise
+        promise: Promise = "best_effort" if exchange.role == "shadow" else of_route
         await self._serving.keeper.keep(exchange, promise, self._serving.wire)

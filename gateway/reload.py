@@ -73,8 +73,8 @@ def take(started: Settings, read: Settings) -> Settings:
     """The settings that started, with what may change while they serve (pure).
 
     That is how large a body and its parts may be, what tenants may ask, what is redacted, and of
-    each route what it captures, what it promises, how long its engines may take, and how its next
-    rollout is tried. Capturing in
+    each route what it captures, what it promises, how long its engines may take, when its
+    teacher answers, and how its next rollout is tried. Capturing in
     a way that a route was not started for needs an engine with the tap, or a spool of its own.
     """
     routes = {
@@ -95,6 +95,7 @@ def _take_route(started: RouteConfig, read: RouteConfig) -> RouteConfig:
         "rollout": read.rollout,
         "guards": read.guards,
         "timeouts": read.timeouts,
+        "cascade": read.cascade,
     }
     if read.capture in {"text", "off", started.capture}:
         changes["capture"] = read.capture

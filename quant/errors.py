@@ -7,6 +7,7 @@ QuantError
     ToolError          a tool in an environment of its own cannot be set up, or fails
     BundleError        a folder that must not be served
     ComparisonError    two models that cannot be compared on this log
+    AdviceError        a log that says too little of its traffic
 """
 
 
@@ -36,3 +37,7 @@ class BundleError(QuantError):
 
 class ComparisonError(QuantError):
     """Raised when two models cannot be compared on this log, or a judge does not judge."""
+
+
+class AdviceError(QuantError):
+    """Raised when the log says too little of its traffic to advise on."""

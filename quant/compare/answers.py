@@ -10,6 +10,7 @@ import httpx
 
 from capture.engine import Engine
 from capture.errors import EngineError
+from quant.compare.confidence import TOP, UNSURE, Confidence, confidence_of
 
 AT_A_TIME = 8
 TIMEOUT_SECONDS = 600.0
@@ -26,11 +27,13 @@ class Answer:
         text: As a client gets it.
         token_ids: With the token that ended it, if one did.
         finish: ``stop``, ``length``, or ``no room`` where the prompt fills the model's context.
+        confidence: Of the model in it, where that was asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish: str
+    confidence: Confidence = UNSURE
 
 
 NO_ROOM = Answer("", (), "no room")
@@ -42,6 +45,8 @@ def ask(
     max_tokens: int,
     context: int,
     advance: Callable[[], None],
+    *,
+    is_confidence_asked: bool = False,
 ) -> list[Answer]:
     """Let an engine answer every prompt with its likeliest tokens.
 
@@ -51,6 +56,7 @@ def ask(
         max_tokens: Of the longest answer.
         context: Tokens that prompt and answer may have together.
         advance: Called after each answer.
+        is_confidence_asked: Whether each answer tells how sure the model was.
 
     Raises:
         EngineError: If it fails; with the end of its log.
@@ -60,9 +66,16 @@ def ask(
         room = min(max_tokens, context - len(prompt))
         if room < 1:
             return NO_ROOM
-        body = {"prompt": list(prompt), "max_tokens": room, "return_token_ids": True}
+        body: dict[str, Any] = {
+            "prompt": list(prompt),
+            "max_tokens": room,
+            "return_token_ids": True,
+        }
+        if is_confidence_asked:  # by id: two tokens may be written alike
+            body |= {"logprobs": TOP, "return_tokens_as_token_ids": True}
         choice = complete(client, engine, body)
-        return Answer(choice["text"], tuple(choice["token_ids"]), choice["finish_reason"])
+        sure = confidence_of(choice["logprobs"]) if is_confidence_asked else UNSURE
+        return Answer(choice["text"], tuple(choice["token_ids"]), choice["finish_reason"], sure)
 
     return in_turn(engine, one, prompts, advance)
 

@@ -37,6 +37,9 @@ def compare(  # noqa: PLR0913 - one per option
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
     api_key: KeyOption = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Try the teacher as the student's safety net.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print compare.json on stdout.")] = False,
 ) -> None:
     """Ask two models the same held-out prompts in real vLLM engines, and compare the answers.
@@ -56,7 +59,7 @@ def compare(  # noqa: PLR0913 - one per option
         from quant.compare.report import write_page  # noqa: PLC0415
 
         spec = JudgeSpec(judge, judge_model, api_key) if judge and judge_model else None
-        wish = Wish(rows, margin, metric, spec)
+        wish = Wish(rows, margin, metric, spec, cascade)
         content = compare_models(teacher, student, wish, Place(log, settings, out, screen))
         write_page(content, out / "compare.html")
     if as_json:
@@ -65,3 +68,5 @@ def compare(  # noqa: PLR0913 - one per option
     typer.echo(out / "compare.html")
     for verdict in filter(None, content["verdict"].values()):
         typer.echo(verdict["sentence"])
+    for found in (content["cascade"] or {}).values():
+        typer.echo(found["sentence"])

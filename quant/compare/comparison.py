@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from capture.log import Log
 from capture.revision import model_revision
 from quant.compare.bootstrap import Span
+from quant.compare.cascade import cascade
 from quant.compare.findings import Document, Findings, Pair, document, judged
 from quant.compare.judging import JudgeSpec, judge_pairs
 from quant.compare.rows import ORIGINS, Choice, Rows, choose_rows
@@ -21,6 +22,7 @@ from quant.compare.verdict import Question
 from quant.config import QuantConfig
 from quant.screen import Screen
 from quant.topics import name_topics, topics
+from trainer.manifest import MANIFEST, Lineage, read_manifest
 from trainer.metrics import EXACT_MATCH, Metric, open_metric
 
 
@@ -33,12 +35,14 @@ class Wish:
         margin: How much worse than its teacher a student may be.
         metric: ``exact_match``, another name of ``trainer.metrics`` or ``file.py:function``.
         judge: Who compares the answers; None if nobody does.
+        is_cascade: Whether the teacher is tried as the student's safety net.
     """
 
     rows: int
     margin: float
     metric: str
     judge: JudgeSpec | None
+    is_cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +86,22 @@ def compare_models(teacher: Path, student: Path, wish: Wish, place: Place) -> Do
     rows = choose_rows(place.log, teacher, student, choice)
     place.out.mkdir(parents=True, exist_ok=True)
     folders = {"teacher": teacher, "student": student}
-    sides = measure(folders, rows.dataset, config, place.out, screen)
+    sides = measure(
+        *(folders, rows.dataset, config, place.out, screen), is_confidence_asked=wish.is_cascade
+    )
     screen.say("looking at the answers")
     found = _findings(teacher, rows, sides, metric, config.seed)
     # A student cannot do better than give the teacher's answer where that is what is asked.
     question = Question(wish.margin, Span(best=0.0 if metric is None else 1.0), config.seed)
+    ratio = sides["student"].speed.decode_over(sides["teacher"].speed)
     content: Document = {
         "models": {name: _model(side) for name, side in sides.items()},
-        "decode_ratio": sides["student"].speed.decode_over(sides["teacher"].speed),
+        "decode_ratio": ratio,
         "prefill_ratio": sides["student"].speed.prefill_over(sides["teacher"].speed),
         "log": _origin(rows),
         "metric": wish.metric,
         **document(found, question),
+        "cascade": cascade(found, question, ratio) if wish.is_cascade else None,
         "judge": None,
     }
     if wish.judge is not None:
@@ -174,9 +182,13 @@ def _scores(
 
 
 def _model(side: Side) -> Document:
+    has_manifest = (side.folder / MANIFEST).exists()
+    lineage = read_manifest(side.folder).lineage if has_manifest else Lineage()
     return {
         "folder": str(side.folder),
         "revision": model_revision(side.folder),
+        "scheme": lineage.scheme,
+        "parent_revision": lineage.parent_revision,
         "size_bytes": sum(path.stat().st_size for path in side.folder.glob("*.safetensors")),
         "memory_bytes": side.speed.memory_bytes,
         "decode_tokens_per_second": float(np.median(side.speed.decode)),

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from capture.plots import COLOURS, axes_of, svg
+from quant.compare.confidence import SIGNALS, Signal
 from trainer.pages import render
 
 TEMPLATE = Path(__file__).with_name("compare.html.j2")
@@ -33,12 +34,14 @@ def write_page(content: Mapping[str, Any], path: Path) -> None:
         ranked = [row for row in rows if row["kind"] == kind]
         if ranked:
             figures.append(_course(ranked, kind, content["margin"]))
+    cascades = [_cascade(signal, found) for signal, found in (content["cascade"] or {}).items()]
     name = "right answers" if content["metric"] == "exact_match" else content["metric"]
     render(
         TEMPLATE,
         path,
         content=content,
         figures=figures,
+        cascades=cascades,
         metric=name,
         colours=WORDS,
         short=shortened,
@@ -86,6 +89,23 @@ def _course(rows: Sequence[Row], kind: str, margin: float) -> str:
     axes.axhline(-margin, color="#b3432b", linewidth=1, linestyle="--", label="margin")
     axes.set_xticks(list(places))
     axes.set_xlabel(f"{kind}, from the lowest tenth to the highest")
+    axes.legend(frameon=False, fontsize=8)
+    return svg(axes)
+
+
+def _cascade(signal: Signal, found: Row) -> str:
+    """Quality over the share of prompts that the teacher answers after all."""
+    points = found["points"]
+    shares = [point["escalated"] for point in points]
+    axes = axes_of(f"Cascade by {SIGNALS[signal]}", "cascade minus teacher")
+    for key, label in (("difference", "measured"), ("low", "at least")):
+        values = [point[key] for point in points]
+        axes.plot(shares, values, ".-", label=label, color=COLOURS[key == "low"], markersize=4)
+    ends = (points[-1]["escalated"], 1), (points[-1]["difference"], 0)
+    axes.plot(*ends, ":", color="#9aa4b2", linewidth=1, label="if chance chose")
+    if found["chosen"] is not None:
+        axes.axvline(found["chosen"]["escalated"], color=COLOURS[2], linewidth=1, label="chosen")
+    axes.set_xlabel("share of prompts that the teacher answers")
     axes.legend(frameon=False, fontsize=8)
     return svg(axes)
 

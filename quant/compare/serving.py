@@ -40,7 +40,13 @@ class Side:
 
 
 def measure(
-    folders: Mapping[str, Path], dataset: Dataset, config: QuantConfig, out: Path, screen: Screen
+    folders: Mapping[str, Path],
+    dataset: Dataset,
+    config: QuantConfig,
+    out: Path,
+    screen: Screen,
+    *,
+    is_confidence_asked: bool = False,
 ) -> dict[str, Side]:
     """Start an engine per model, ask each of them, time them in turn, and end them.
 
@@ -50,6 +56,7 @@ def measure(
         config: Flags, environment and patience.
         out: Folder for what the engines print; removed if all went well.
         screen: Shows the progress.
+        is_confidence_asked: Whether answers tell how sure the models were.
 
     Raises:
         ComparisonError: If a model's context is too short for any answer.
@@ -65,7 +72,9 @@ def measure(
             engine = stack.enter_context(Engine.start(spec))
             engine.wait_ready(config.engine_timeout_seconds)
             engines.append(engine)
-            answers[name], looks[name] = _ask(engine, name, dataset, screen)
+            answers[name], looks[name] = _ask(
+                engine, name, dataset, screen, is_confidence_asked=is_confidence_asked
+            )
         screen.say("timing both in turn")
         size = min(vocabulary(folder) for folder in folders.values())
         try:
@@ -121,12 +130,15 @@ def _config(folder: Path) -> dict[str, int]:
 
 
 def _ask(
-    engine: Engine, name: str, dataset: Dataset, screen: Screen
+    engine: Engine, name: str, dataset: Dataset, screen: Screen, *, is_confidence_asked: bool
 ) -> tuple[list[Answer], Forced]:
     context, rows = context_of(engine.spec.model, dataset), len(dataset)
     prompts = [dataset.prompt_ids.row(row).tolist() for row in range(rows)]
     screen.say(f"the {name} answers {rows} prompts", rows)
-    answers = ask(engine, prompts, max_tokens(dataset), context, screen.advance)
+    answers = ask(
+        *(engine, prompts, max_tokens(dataset), context, screen.advance),
+        is_confidence_asked=is_confidence_asked,
+    )
     screen.say(f"the {name} reads {rows} logged answers", rows)
     top = min(TOP, vocabulary(engine.spec.model))
     return answers, forced(engine, dataset, top, context, screen.advance)

@@ -35,11 +35,9 @@ def chat_extras(body: Body, *numbers: int) -> Body:
     extras: Body = {"logprobs": None, "token_ids": None}
     if body.get("logprobs"):
         tops = [top_of(number, body.get("return_tokens_as_token_ids")) for number in numbers]
-        shown = [
-            [{"token": t, "logprob": p, "bytes": None} for t, p in top[: body["top_logprobs"]]]
-            for top in tops
-        ]
-        extras["logprobs"] = {"content": [{**top[0], "top_logprobs": top} for top in shown]}
+        shown = [[{"token": t, "logprob": p, "bytes": None} for t, p in top] for top in tops]
+        num = body["top_logprobs"]
+        extras["logprobs"] = {"content": [{**top[0], "top_logprobs": top[:num]} for top in shown]}
     if body.get("return_token_ids"):
         extras["token_ids"] = [100 + number for number in numbers]
     return extras
@@ -135,8 +133,12 @@ class FakeEngine:
         choice = {"index": 0, "text": self.answer, "finish_reason": "stop", "logprobs": None}
         if body.get("logprobs") is not None:
             named = body.get("return_tokens_as_token_ids")
-            tops = [dict(top_of(word, named)[: body["logprobs"]]) for word in words]
-            choice["logprobs"] = {"tokens": [next(iter(top)) for top in tops], "top_logprobs": tops}
+            tops = [top_of(word, named) for word in words]
+            choice["logprobs"] = {
+                "tokens": [top[0][0] for top in tops],
+                "token_logprobs": [top[0][1] for top in tops],
+                "top_logprobs": [dict(top[: body["logprobs"]]) for top in tops],
+            }
         choice["prompt_token_ids"] = PROMPT_IDS if body.get("return_token_ids") else None
         return JSONResponse({"id": "c", "model": body["model"], "choices": [choice]})
 

@@ -8,6 +8,7 @@ import pytest
 from capture.engine import Engine, EngineSpec
 from capture.errors import EngineError
 from quant.compare.answers import NO_ROOM, Answer, ask
+from quant.compare.confidence import UNSURE
 from quant.compare.forced import forced
 from quant.compare.serving import context_of, max_tokens
 from tests.support.answered_rows import answer
@@ -62,6 +63,29 @@ def test_a_prompt_that_fills_the_context_is_not_asked(tmp_path: Path) -> None:
         found = ask(engine_at(url, tmp_path), [[1] * 10, [1] * 11], 9, 10, lambda: None)
 
     assert found == [NO_ROOM, NO_ROOM]
+
+
+def test_an_answer_tells_how_sure_the_model_was_where_that_is_asked(tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def respond(asked: Asked) -> Reply:
+        body = asked.body or {}
+        bodies.append(body)
+        choice = {"index": 0, "text": "x", "finish_reason": "stop", "token_ids": [3, 1]}
+        top = [{"token_id:3": -0.5}, {"token_id:1": 0.0}]
+        choice["logprobs"] = {"token_logprobs": [-0.5, 0.0], "top_logprobs": top}
+        return Reply({"id": "c", "model": body["model"], "choices": [choice]})
+
+    with json_server(respond) as url:
+        engine = engine_at(url, tmp_path)
+        asked = (engine, [[5, 6]], 9, 10, lambda: None)
+        (sure,) = ask(*asked, is_confidence_asked=True)
+        (not_asked,) = ask(*asked)
+
+    assert sure.confidence.mean_logprob == -0.25
+    assert not_asked.confidence == UNSURE
+    assert (bodies[0]["logprobs"], bodies[0]["return_tokens_as_token_ids"]) == (5, True)
+    assert "logprobs" not in bodies[1]
 
 
 def test_an_engine_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:

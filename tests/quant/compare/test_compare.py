@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_student_is_compared_with_its_teacher(
 
     with json_server(likes_long) as url:
         judge = ("--judge", url, "--judge-model", NAME)
-        code = compare(home, "--rows", "60", "--metric", metric, *judge, "--json")
+        code = compare(home, "--rows", "60", "--metric", metric, *judge, "--cascade", "--json")
 
     content = json.loads(capsys.readouterr().out)
     out = home / "out"
@@ -91,9 +92,31 @@ def test_a_student_is_compared_with_its_teacher(
         out / "compare.html"
     ).read_text(encoding="utf-8")
     assert content["decode_ratio"] > 0
+    has_a_cascade(content)
+    is_read_by_advise(home, capsys)
     assert (content["judge"]["rows"], content["judge"]["unread"]) == (60, 0)
     assert content["judge"]["student_better"] + content["judge"]["teacher_better"] > 0
     is_near_the_trainers_figures(home, measures["teacher_forced"], content["log"]["rows"])
+
+
+def has_a_cascade(content: dict[str, Any]) -> None:
+    """From answers that nobody is sure of to the student alone; the teacher's own cost on top."""
+    for found in content["cascade"].values():
+        first, *_, last = found["points"]
+        assert (first["escalated"], first["difference"]) == (1.0, 0.0)
+        assert (last["escalated"], last["quality"]) == (0.0, content["slices"][0]["student"])
+        assert len(found["points"]) > 3
+        assert first["cost"] == pytest.approx(last["cost"] + 1)
+        assert f"By {'the mean' if 'mean' in found['sentence'] else 'minus'}" in found["sentence"]
+
+
+def is_read_by_advise(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was measured here takes the place of assumptions."""
+    compared = home / "out" / "compare.json"
+    words = ("--compare", str(compared), "--set", "requests_per_month=1e6", "--json")
+    assert main(["advise", "-c", str(home / "retort.toml"), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "is left out: its teacher is" in found["warnings"][-1]  # the log's rows name no model
 
 
 def is_near_the_trainers_figures(home: Path, looks: dict[str, dict[str, float]], num: int) -> None:

@@ -125,6 +125,8 @@ def content() -> dict[str, Any]:
     model = {
         "folder": "models/one",
         "revision": "r",
+        "scheme": None,
+        "parent_revision": None,
         "size_bytes": 10,
         "memory_bytes": 10,
         "decode_tokens_per_second": 1.0,
@@ -145,6 +147,7 @@ def content() -> dict[str, Any]:
         "log": log,
         "metric": "exact_match",
         **document(findings(), QUESTION),
+        "cascade": None,
         "judge": {"model": "j"} | judged([1.0, 0.0, None], Question(0.05)),
     }
 

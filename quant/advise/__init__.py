@@ -1,0 +1,1 @@
+"""``retort advise``: which path to cheaper answers pays for the traffic that a log holds."""
