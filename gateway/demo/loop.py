@@ -96,6 +96,8 @@ async def run(plan: Plan) -> None:
             comparison = await measure_capture(demo, urls)
             await bench.aclose()
         report = await run_served(demo, comparison)
+    with demo.step("compare, slice by slice"):
+        report.compared = await compare(demo)
     demo.seconds["total"] = round(time.perf_counter() - started, 1)
     report.seconds = demo.seconds
     summarize(report, write_report(report, demo.work.home))
@@ -225,6 +227,13 @@ async def evaluate(
         models[name] = with_kl(describe(folder, rounds[name], teacher), metrics[name])
     int8 = describe(demo.run_dir("student_int8"), rounds["student_int8"], teacher)
     return {**models, "student_int8": int8.with_parameters(models["student"].parameters)}
+
+
+async def compare(demo: Demo) -> dict[str, object]:
+    """Compare the teacher with what is live now on the log's held-out rows."""
+    models = [str(demo.work.teacher), str(demo.run_dir("student_int8"))]
+    words = ["-c", str(demo.work.config), "--out", str(demo.run_dir("compare"))]
+    return await command_json(["compare", *models, *words])
 
 
 def summarize(report: Report, page: Path) -> None:

@@ -14,6 +14,7 @@ from gateway.demo.throughput import Comparison
 from gateway.demo.traffic import Outcome
 
 WINDOW = 50
+COMPARED = ("margin", "verdict", "slices")  # its page has the rest
 Json = dict[str, object]
 
 
@@ -44,7 +45,7 @@ class Model:
 
 @dataclass(slots=True)
 class Report:
-    """Everything measured in one demo."""
+    """Everything measured in one demo; ``compared`` is what ``retort compare --json`` printed."""
 
     teacher: str
     prompts: str
@@ -55,6 +56,7 @@ class Report:
     models: Mapping[str, Model]
     good: Tried
     bad: Tried
+    compared: Json = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def document(self) -> Json:
@@ -75,6 +77,7 @@ class Report:
                 "tokens_per_second_off": self.comparison.off,
             },
             "models": {name: _fields(model) for name, model in self.models.items()},
+            "compare": {name: self.compared[name] for name in COMPARED if name in self.compared},
             "rollout": {"good": _tried(self.good), "bad": _tried(self.bad)},
             "seconds": dict(self.seconds),
         }

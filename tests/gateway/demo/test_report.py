@@ -28,6 +28,17 @@ DECISION = {
 }
 
 
+COMPARED: dict[str, object] = {
+    "margin": 0.02,
+    "verdict": {"overall": {"sentence": "All rows say so"}, "worst_slice": None},
+    "slices": [
+        {"kind": "all", "name": "rows", "rows": 9, "teacher": 1.0, "student": 0.875}
+        | {"difference": -0.125, "low": -0.25, "high": 0.0}
+    ],
+    "examples": {"0": {}},
+}
+
+
 def outcome(deployment: str | None, failure: str | None = None, text: str = "") -> Outcome:
     return Outcome(PROMPT, text, failure, deployment, 5)
 
@@ -47,6 +58,7 @@ def made(common: float | None) -> Report:
         models={"teacher": model, "student": model},
         good=good,
         bad=bad,
+        compared=COMPARED,
         seconds={"total": 1.0},
     )
 
@@ -60,6 +72,8 @@ def test_the_report_holds_what_was_measured(tmp_path: Path) -> None:
     assert document["capture"]["throughput_ratio"] == 0.97
     assert document["capture"]["complete_fraction"] == 1.0
     assert document["models"]["student"]["kl_to_teacher_nats"] == 0.01
+    assert document["compare"]["slices"] == COMPARED["slices"]
+    assert "examples" not in document["compare"]
     assert document["rollout"]["good"]["state"] == "live"
     assert document["rollout"]["bad"]["clients_affected"] == 2
 
@@ -69,6 +83,8 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
 
     assert page.count("<svg") == 5
     assert "agreement" in page
+    assert "All rows say so" in page
+    assert "-12.5" in page
     assert "<script" not in page
     assert "<link" not in page
 
