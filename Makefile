@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 
 # A folder of wheels that pip already knows serves uv too; without one, uv's own selector finds torch's CPU build.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+LLAMA_FLAGS := -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
 TORCH_BACKEND := $(if $(strip $(UV_FIND_LINKS)),,--torch-backend cpu)
 # Nothing here talks to a model hub or phones home.
 export HF_HUB_OFFLINE := 1
@@ -15,18 +16,25 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
+.PHONY: demo test test-long test-gguf check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
 
 demo: install
 	$(BIN)/retort demo
 
 # Two files at a time, grouped and ordered as tests/conftest.py says.
 test: install
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not long and not gguf"
 
 # Tests of a minute or more each: rollouts of real engines, kills, training in several processes.
 test-long: install
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m "long and not gguf"
+
+# GGUF in llama.cpp, which pip compiles first: 5 to 20 minutes and a C++ compiler, so neither of the two above asks for it.
+test-gguf: install
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || echo "make: installing the extra gguf into $(VENV); llama.cpp compiles for 5 to 20 minutes" >&2
+	CMAKE_ARGS="$(LLAMA_FLAGS) $(CMAKE_ARGS)" $(BIN)/uv pip install --python $(BIN)/python $(TORCH_BACKEND) \
+	  --constraint requirements.txt --extra gguf -r pyproject.toml
+	$(BIN)/pytest -m gguf
 
 check: install
 	$(BIN)/ruff check .

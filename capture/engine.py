@@ -107,6 +107,11 @@ class Engine:
             raise EngineError(
                 f"{spec.model}: no config.json there; expected a Hugging Face model folder"
             )
+        if any(spec.model.glob("*.gguf")) and not any(spec.model.glob("*.safetensors")):
+            raise EngineError(
+                f"{spec.model}: holds GGUF, which vLLM does not read; serve it with llama.cpp and "
+                "give a route its `url` (docs/quantize.md)"
+            )
         try:
             command, environment = spec.command(self._port), spec.environment()
             with self._changing:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-WEIGHTS = ("*.safetensors", "config.json")
+WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 

@@ -2,10 +2,13 @@
 
 A request is asked for more than its client wanted; of the answer's documents (the body, or each
 event of a stream) the distributions are kept and what the client did not ask for is taken out
-again. Tokens are known by id only if the server names them ``token_id:123``, as vLLM does; a
-choice with other names, or without its prompt's ids, cannot be recorded. The numbers are taken
-for natural logprobs at temperature 1 (vLLM's ``raw_logprobs``, its default); at most 20 are to
-be had, so a flat position keeps a larger tail than the tap leaves.
+again. Tokens are known by id if the server names them ``token_id:123``, as vLLM does, or by
+their text, with a ``Spelling``; a choice with other names, or without its prompt's ids, cannot be
+recorded. The numbers are taken for natural logprobs at temperature 1 (vLLM's ``raw_logprobs``,
+its default); at most 20 are to be had, so a flat position keeps a larger tail than the tap leaves.
+
+A server that names tokens by text does not name the one that ended an answer. Such an answer
+lacks its last position, and is flagged incomplete.
 
 Shape suffixes: N positions, K candidates.
 """
@@ -19,6 +22,7 @@ import numpy as np
 from capture.adaptive import kept_sizes, tail_logprobs
 from capture.rows import LogitRow
 from capture.schema import Flag
+from capture.spelling import Spelling
 
 Json = dict[str, Any]
 TOP = 20  # what servers give at most unless told otherwise
@@ -91,8 +95,17 @@ class _Heard:
     tokens: list[int] = field(default_factory=list)
     tops: list[list[tuple[float, int]]] = field(default_factory=list)
     prompt_ids: list[int] | None = None
-    is_named: bool = True  # every token by its id
+    is_named: bool = True  # every token by an id that is sure
     has_ended: bool = False
+    spelled: list[str] = field(default_factory=list)  # tokens that are named by their text
+    text: list[str] = field(default_factory=list)  # the choice's, as far as tokens are
+    is_stopped: bool = False  # by itself, or by a stop string
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the tokens are known; those named by text have to spell the choice."""
+        spells = not self.spelled or "".join(self.spelled) == "".join(self.text)
+        return self.is_named and bool(self.tokens) and spells
 
 
 @dataclass(slots=True)
@@ -100,9 +113,11 @@ class WireAnswer:
     """Listens to an answer's documents and takes out what only we asked for."""
 
     request: WireRequest
+    spelling: Spelling | None = None
     _choices: dict[int, _Heard] = field(default_factory=dict)
     _prompt_ids: list[int] | None = None
     _num_counted: int | None = None  # completion tokens as the engine counts them
+    _num_prompt: int | None = None  # prompt tokens likewise
     _is_strange: bool = False  # a document was not of the API's shape: passed on, not recorded
 
     def take(self, document: Json) -> Json | None:
@@ -129,6 +144,7 @@ class WireAnswer:
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._num_counted = usage.get("completion_tokens")
+            self._num_prompt = usage.get("prompt_tokens")
         for item in items:
             self._listen(item)
 
@@ -146,10 +162,11 @@ class WireAnswer:
         rows = []
         for index, choice in sorted(self._choices.items()):
             prompt_ids = choice.prompt_ids or self._prompt_ids
-            if not choice.is_named or not choice.tokens or not prompt_ids:
+            if not choice.is_sure or not prompt_ids:
                 continue
             flags = self.request.flags
-            if not (choice.has_ended and is_whole):
+            lacks_end = bool(choice.spelled) and choice.is_stopped
+            if lacks_end or not (choice.has_ended and is_whole):
                 flags |= Flag.INCOMPLETE
             rows.append(_row(origin, index, prompt_ids, choice, flags))
         return rows
@@ -158,15 +175,30 @@ class WireAnswer:
         choice = self._choices.setdefault(item.get("index") or 0, _Heard())
         choice.prompt_ids = item.get("prompt_token_ids") or choice.prompt_ids
         choice.has_ended |= item.get("finish_reason") is not None
+        choice.is_stopped |= item.get("finish_reason") == "stop"
+        choice.text += _texts(item)
         for name, top in _positions(item.get("logprobs")):
-            token = _id(name)
-            known = [(logprob, _id(other)) for other, logprob in top]
-            ids = [(logprob, other) for logprob, other in known if other is not None]
-            if token is None or len(ids) < len(known) or not ids:
+            if self.spelling is not None and name in self.spelling.ids:
+                choice.spelled.append(name)
+                token, ids = self.spelling.position(name, top)
+            else:
+                token, ids = _named(name, top)
+            if token is None or not ids:
                 choice.is_named = False
                 continue
             choice.tokens.append(token)
             choice.tops.append(sorted(ids, key=lambda entry: (-entry[0], entry[1])))
+
+    @property
+    def lacks_prompt(self) -> bool:
+        """Whether tokens were named by text, and the prompt's ids are not known."""
+        is_spelled = any(choice.spelled for choice in self._choices.values())
+        return is_spelled and self._prompt_ids is None
+
+    def tell_prompt(self, prompt_ids: list[int] | None) -> None:
+        """Take the prompt's ids, if they are as many as the server counted."""
+        if self._num_prompt in (None, len(prompt_ids or ())):
+            self._prompt_ids = prompt_ids
 
     def _hide(self, part: Json) -> None:
         for name in self.request.hidden & part.keys():
@@ -183,6 +215,20 @@ def _positions(logprobs: Json | None) -> Iterator[tuple[str, list[tuple[str, flo
     for entry in logprobs.get("content") or ():
         top = entry.get("top_logprobs") or ()
         yield entry["token"], [(other["token"], other["logprob"]) for other in top]
+
+
+def _named(name: str, top: list[tuple[str, float]]) -> tuple[int | None, list[tuple[float, int]]]:
+    """A position whose tokens go by their ids; without candidates if one does not."""
+    known = [(logprob, _id(other)) for other, logprob in top]
+    ids = [(logprob, other) for logprob, other in known if other is not None]
+    return _id(name), ids if len(ids) == len(known) else []
+
+
+def _texts(item: Json) -> list[str]:
+    """What a choice says, in a body's or a stream's form."""
+    places = (item.get("message"), item.get("delta"), {"content": item.get("text")})
+    found = [place.get("content") for place in places if isinstance(place, dict)]
+    return [text for text in found if isinstance(text, str)]
 
 
 def _id(name: str) -> int | None:

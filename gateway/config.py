@@ -74,7 +74,8 @@ class RouteConfig(BaseModel):
             logprobs, at most 20 per token, where the engine names tokens by id; ``text`` keeps
             only the text, ``off`` neither: only when it was, how long it took and how it ended.
             A request can ask for less.
-        tokenizer: Folder of the tokenizer of an engine at ``url``, so that ``wire`` can name it.
+        tokenizer: Folder of the tokenizer of an engine at ``url``, so that ``wire`` can name it,
+            and knows tokens that the engine names by their text.
         promise: When an exchange's row is safe, relative to the client's last byte.
         pool: How its engines share its requests, and what becomes of one that fails.
         timeouts: How long they may take.

@@ -8,6 +8,7 @@ from capture.config import CaptureConfig
 from capture.redaction import Redactor
 from capture.revision import tokenizer_hash
 from capture.rows import encode_logits
+from capture.spelling import Spelling
 from capture.writer import Spool, SpoolLimits
 from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
@@ -47,9 +48,11 @@ async def opened_wire(
         return
     folders = {name: route.model or route.tokenizer for name, route in routes.items()}
     tokenizers = {name: tokenizer_hash(folder) for name, folder in folders.items() if folder}
+    named = {name: route.tokenizer for name, route in routes.items() if route.tokenizer}
+    spellings = {name: await asyncio.to_thread(Spelling.open, at) for name, at in named.items()}
     spool = Spool(captured.spool, "logits", encode_logits, limits=spool_limits(captured))
     try:
-        yield Wire(spool, captured, tokenizers)
+        yield Wire(spool, captured, tokenizers, spellings)
     finally:
         await asyncio.to_thread(spool.close)
 

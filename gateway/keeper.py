@@ -70,6 +70,7 @@ class Keeper:
         """
         offers: list[Callable[..., bool]] = []
         if exchange.wire is not None and wire is not None:
+            await wire.find_prompt(exchange, exchange.wire)
             offers.append(partial(wire.offer, exchange, exchange.wire))
         offers.append(partial(self._spool.offer, exchange, exchange.num_bytes))
         steps: dict[str, list[asyncio.Future[bool]]] = {name: [] for name in WAITS_FOR[promise]}

@@ -4,13 +4,15 @@ The forwarded request asks for logprobs and token ids; they are taken out of the
 it passes, event by event, and become rows of the log. Only such a route's answers are parsed.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from capture.config import CaptureConfig
 from capture.rows import LogitRow
+from capture.spelling import Spelling
 from capture.wire import Origin, WireAnswer, WireRequest
 from capture.writer import Spool, Written
 from gateway.answer import Json
@@ -29,16 +31,25 @@ class Wire:
         spool: Of the ``logits`` table.
         config: What is kept of each distribution.
         tokenizers: Hash of each route's tokenizer, where known.
+        spellings: What tokens look like in text, of each route that says where its tokenizer is.
     """
 
     spool: Spool[LogitRow]
     config: CaptureConfig
     tokenizers: Mapping[str, str]
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
 
     def plan(self, exchange: Exchange) -> WireAnswer | None:
         """Prepare to listen to an answer; None if it could not be recorded."""
         request = WireRequest.of(exchange.request.endpoint, exchange.request.parsed)
-        return WireAnswer(request) if request else None
+        spelling = self.spellings.get(exchange.request.route)
+        return WireAnswer(request, spelling) if request else None
+
+    async def find_prompt(self, exchange: Exchange, answer: WireAnswer) -> None:
+        """Read a prompt whose ids its server does not tell; in a thread, it may be long."""
+        if answer.spelling is not None and answer.lacks_prompt:
+            parsed = exchange.request.parsed
+            answer.tell_prompt(await asyncio.to_thread(answer.spelling.prompt_ids, parsed))
 
     def refuse(self) -> None:
         """Count a request refused with our fields in it, be they or its own the reason."""

@@ -1,6 +1,6 @@
 """Whether the engine computes with a bundle what the checkpoint's own arithmetic says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -25,25 +25,30 @@ class Agreement:
 
 
 def agree(
-    url: str, served_name: str, model: PreTrainedModel, sequences: Sequence[Tokens]
+    engines_logprobs: Callable[[Tokens], np.ndarray],
+    model: PreTrainedModel,
+    sequences: Sequence[Tokens],
 ) -> Agreement:
     """Compare the log-probability of every token after the first of each sequence.
 
     Args:
-        url: Of an engine that serves the bundle.
-        served_name: What it calls it.
+        engines_logprobs: What an engine that runs the bundle says of a sequence: ``(T - 1,)``.
         model: The bundle's arithmetic in this process.
         sequences: Of at least two tokens.
     """
     differences = [
-        np.abs(_engines(url, served_name, sequence) - own_logprobs(model, sequence))
-        for sequence in sequences
+        np.abs(engines_logprobs(sequence) - own_logprobs(model, sequence)) for sequence in sequences
     ]
     together = np.concatenate(differences)
     return Agreement(float(together.mean()), float(together.max()), len(together))
 
 
-def _engines(url: str, served_name: str, sequence: Tokens) -> np.ndarray:
+def vllm_logprobs(url: str, served_name: str, sequence: Tokens) -> np.ndarray:
+    """Ask a running vLLM for the log-probability of every token after the first: ``(T - 1,)``.
+
+    Raises:
+        httpx.HTTPError: If it does not answer.
+    """
     ids = sequence.tolist()
     body = {"model": served_name, "prompt": ids, "max_tokens": 1, "temperature": 0}
     answer = httpx.post(

@@ -40,15 +40,15 @@ def publish(
 
 
 def verify_bundle(folder: Path, *, tokenizer_hash: str | None) -> Manifest:
-    """Check that a folder is an intact bundle that reads text as its route does.
+    """Check that a folder is an intact bundle for vLLM that reads text as its route does.
 
     Args:
         folder: The bundle.
         tokenizer_hash: Of the model the route serves now; None if any tokenizer will do.
 
     Raises:
-        BundleError: If it is no bundle, is not what its manifest says, may run code, or has
-            another tokenizer.
+        BundleError: If it is no bundle, is not what its manifest says, may run code, is for
+            llama.cpp, or has another tokenizer.
     """
     try:
         manifest = verify_folder(folder)
@@ -57,6 +57,12 @@ def verify_bundle(folder: Path, *, tokenizer_hash: str | None) -> Manifest:
     if manifest.kind != "bundle":
         raise BundleError(
             f"{folder}: a {manifest.kind}, expected a bundle; make one with `retort quantize`"
+        )
+    kinds = {Path(name).suffix for name in manifest.files}
+    if ".gguf" in kinds and ".safetensors" not in kinds:
+        raise BundleError(
+            f"{folder}: holds GGUF, which vLLM does not read; serve it with llama.cpp behind a "
+            "route's `url` (docs/quantize.md), or make a bundle of another scheme"
         )
     if tokenizer_hash is not None and manifest.tokenizer_hash != tokenizer_hash:
         raise BundleError(

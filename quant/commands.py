@@ -13,11 +13,12 @@ from capture.config import load as load_capture
 from capture.errors import ConfigError
 from capture.log import Log
 from quant.config import load
+from quant.llamacpp.extra import check as check_gguf
 from quant.schemes import SCHEMES, Scheme, find_scheme, refusal
 from quant.target import TARGETS, Target, find_target, this_target
 
 if TYPE_CHECKING:
-    from quant.quantization import Quantization, Wish
+    from quant.quantization import Quantization, Trial, Wish
     from quant.screen import Screen
     from trainer.manifest import Manifest
 
@@ -68,19 +69,22 @@ def run(  # noqa: PLR0913 - one per option
         bool, typer.Option("--force", help="Publish below the floor too; the bundle says so.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Try the result in a real vLLM.")
+        bool, typer.Option("--check/--no-check", help="Try the result in its engine.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a model, calibrated on the log.
 
     Embeddings keep their precision, the output head (lm_head) too unless --scheme mixed gives it
-    fewer bits, as do tokenizer, chat template and generation config.
+    fewer bits, as do tokenizer, chat template and generation config. The schemes gguf-* are for
+    llama.cpp, which needs the extra `gguf`, and round embeddings and head too.
     """
     where = find_target(target)
     chosen = find_scheme(scheme, where)
     if out.exists():
         raise ConfigError(f"{out}: exists already; choose another --out or remove it")
+    if chosen.method == "gguf":
+        check_gguf(model)
     from quant.quantization import Wish  # noqa: PLC0415 - loads torch
 
     wish = Wish(chosen, where, budget, is_forced=force)
@@ -182,6 +186,12 @@ def _measure_all(
     where = this_target()
     names = schemes.split(",") if schemes else None
     chosen = [find_scheme(name, where) for name in names] if names else None
+    for scheme in chosen or ():
+        if scheme.engine != "vLLM":
+            raise ConfigError(
+                f"--schemes: {scheme.name} is for {scheme.engine}, the matrix measures in vLLM; "
+                f"make it with `retort quantize MODEL --scheme {scheme.name}`"
+            )
     from quant.screen import Screen  # noqa: PLC0415
 
     with Screen.opened() as screen:
@@ -217,12 +227,22 @@ def _quantize(model: Path, out: Path, wish: "Wish", config: Path, *, check: bool
         if job.heldout is None:
             screen.warn("the log has no held-out row of this model's teacher; quality not measured")
         if not check:
-            screen.warn("whether vLLM serves the bundle on its target has not been tried")
+            engine = wish.scheme.engine
+            screen.warn(f"whether {engine} serves the bundle on its target has not been tried")
             return job.run(out, None, screen)
-        from quant.serving import try_serving  # noqa: PLC0415
+        return job.run(out, _trial(job, out), screen)
 
-        log = out.with_name(f"{out.name}.engine.log")
-        return job.run(out, partial(try_serving, config=job.config, log_path=log), screen)
+
+def _trial(job: "Quantization", out: Path) -> "Trial":
+    """What tries a finished folder in the engine that is to serve it."""
+    if job.wish.scheme.engine == "llama.cpp":
+        from quant.llamacpp.trial import try_llama  # noqa: PLC0415 - an extra
+
+        return partial(try_llama, checkpoint=job.model, threads=job.config.threads)
+    from quant.serving import try_serving  # noqa: PLC0415 - loads torch
+
+    log = out.with_name(f"{out.name}.engine.log")
+    return partial(try_serving, config=job.config, log_path=log)
 
 
 def _describe(scheme: Scheme, target: Target) -> dict[str, str | int]:
@@ -233,6 +253,7 @@ def _describe(scheme: Scheme, target: Target) -> dict[str, str | int]:
         "activation_bits": scheme.activation_bits,
         "library": scheme.library,
         "nearest": scheme.nearest,
+        "engine": scheme.engine,
         "status": "refused" if reason else "served",
         "kernel": scheme.kernel(target),
         "reason": reason,

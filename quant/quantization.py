@@ -155,7 +155,7 @@ class Quantization:
             self._check_floor(figures)
             figures["engine_checked"] = float(trial is not None)
             if trial is not None:
-                screen.say("trying it in vLLM")
+                screen.say(f"trying it in {self.wish.scheme.engine}")
                 figures |= trial(draft, model, self.calibration.sample.sequences)
             lineage = self._lineage()
             return publish(draft, out, lineage=lineage, parameters=parameters, quality=figures)
@@ -193,6 +193,10 @@ class Quantization:
         stored = (
             sum(layer.weight.numel() for layer in layers.values()) * model.config.dtype.itemsize
         )
+        if scheme.method == "gguf":
+            made, sizes, figures = self._make_gguf(model, draft, screen)
+            packed = sum(sizes[f"{name}.weight"] for name in layers)
+            return made, figures | {"layers_size_ratio": packed / stored}
         if scheme.library == COMPRESSOR:
             screen.say(f"quantizing with {COMPRESSOR}")
             packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
@@ -211,6 +215,17 @@ class Quantization:
         ignored = [name for name in ignored if name not in rounded]
         write_packed(self.model, draft, rounded, ignored, changed)
         return model, {"layers_size_ratio": _size_ratio(rounded, layers, stored)}
+
+    def _make_gguf(
+        self, model: PreTrainedModel, draft: Path, screen: Screen
+    ) -> tuple[PreTrainedModel, dict[str, int], Figures]:
+        from quant.llamacpp.making import find_reading, judged, make_gguf  # noqa: PLC0415 - extra
+
+        sequences = self.calibration.sample.sequences
+        reading = find_reading(self.model, draft, model, sequences, screen)
+        figures = judged(reading, is_forced=self.wish.is_forced)
+        made = make_gguf(self.model, draft, model, self.wish.scheme, reading.pre, screen)
+        return *made, figures
 
     def _formats(self, model: PreTrainedModel, screen: Screen) -> Mapping[str, Format]:
         if self.wish.scheme.method == "mixed":

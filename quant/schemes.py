@@ -1,4 +1,4 @@
-"""Which compression schemes vLLM serves on which machine, and why not the others (data).
+"""Which compression schemes an engine serves on which machine, and why not the others (data).
 
 What is said of CPUs with AVX-512 was measured on vLLM 0.32's CPU build, of those with AVX2 too
 where docs/quantize.md says so; the reasons quote what it said. What is said of Hopper GPUs was
@@ -16,9 +16,11 @@ from quant.target import CPUS, TARGETS, Target
 
 Method = Literal["rtn", "gptq", "awq", "fp8", "nvfp4", "mxfp4", "mixed", "qat", "gguf", ""]
 Kernels = Mapping[Target, str]
+EngineName = Literal["vLLM", "llama.cpp"]
 
 OURS = "retort"
 COMPRESSOR = "llm-compressor 0.14.0.1"
+LLAMA_CPP = "llama-cpp-python 0.3.36"
 TORCH_KERNEL = "TorchWNA16 (retort's)"
 WEIGHTS_ONLY = "(weights only)"  # in a kernel's name: it takes inputs as they are
 
@@ -48,6 +50,7 @@ MXFP4_KERNELS: Kernels = {
     **dict.fromkeys(("ampere", "ada", "hopper"), f"MarlinMxFp4 {WEIGHTS_ONLY}"),
     "blackwell": "FlashInferMxFp4",
 }
+GGUF_KERNELS: Kernels = dict.fromkeys(TARGETS, "llama.cpp's own; vLLM reads no GGUF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,10 @@ class Scheme:
         activation_bits: Of the inputs of those layers, 16 for none.
         method: How weights are rounded; empty if nothing here makes the scheme.
         library: What makes it; empty likewise.
-        kernels: Of vLLM, by target; none for one where it has none.
-        reason: Why vLLM cannot serve it where it has none.
+        kernels: Of the engine, by target; none for one where it has none.
+        reason: Why the engine cannot serve it where it has none.
         nearest: Scheme to use instead there.
+        engine: What serves it; the gateway starts vLLM only.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Scheme:
     kernels: Kernels = field(default_factory=dict)
     reason: str = ""
     nearest: str = "int8"
+    engine: EngineName = "vLLM"
 
     def kernel(self, target: Target) -> str:
         """The engine's kernel there; empty if it has none, or nothing here makes the scheme."""
@@ -101,6 +106,8 @@ SCHEMES = (
     Scheme(
         "mxfp4", 4, 4, "mxfp4", COMPRESSOR, MXFP4_KERNELS, "it has no MXFP4 kernel", "int4-gptq"
     ),
+    Scheme("gguf-q8_0", 8, 8, "gguf", LLAMA_CPP, GGUF_KERNELS, engine="llama.cpp"),
+    Scheme("gguf-q4_k_m", 4, 8, "gguf", LLAMA_CPP, GGUF_KERNELS, engine="llama.cpp"),
     Scheme(
         "w4a8",
         4,
@@ -131,8 +138,8 @@ def find_scheme(name: str, target: Target) -> Scheme:
 
 
 def served(target: Target) -> tuple[Scheme, ...]:
-    """Schemes that a target serves, in the order of the table."""
-    return tuple(scheme for scheme in SCHEMES if scheme.kernel(target))
+    """Schemes that vLLM serves on a target, in the order of the table."""
+    return tuple(s for s in SCHEMES if s.engine == "vLLM" and s.kernel(target))
 
 
 def refusal(scheme: Scheme, target: Target) -> str:

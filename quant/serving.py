@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from capture.engine import Engine, EngineSpec
 from capture.host import SMALL_ENGINE_ENV
-from quant.agreement import MOST_NATS, agree
+from quant.agreement import MOST_NATS, agree, vllm_logprobs
 from quant.calibration import Tokens
 from quant.config import QuantConfig
 from quant.errors import CompressionError
@@ -60,7 +61,8 @@ def examine(
     seen = [each[: context - 1] for each in sequences if len(each) > 1][-SEQUENCES:]
     log_path = engine.spec.log_path
     try:
-        agreement = agree(engine.url, engine.spec.served_name, model, seen)
+        asked = partial(vllm_logprobs, engine.url, engine.spec.served_name)
+        agreement = agree(asked, model, seen)
     except (httpx.HTTPError, KeyError, ValueError) as error:
         raise CompressionError(
             f"vLLM generates with the bundle, but gives no log-probabilities of a prompt: "
