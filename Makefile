@@ -16,7 +16,7 @@ export DO_NOT_TRACK := 1
 # An engine imports thousands of modules; without bytecode on disk each start compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-gguf check bench-capture bench-gateway bench-log bench-loss bench-distill bench-quant install lock clean
+.PHONY: demo test test-long test-gguf check bench-capture bench-gateway bench-swap bench-log bench-loss bench-distill bench-quant install lock clean
 
 demo: install
 	$(BIN)/retort demo
@@ -50,6 +50,10 @@ bench-capture: install
 # What gateways cost a client: Retort beside LiteLLM and Portkey, which it installs into bench/peers.
 bench-gateway: install
 	$(BIN)/python -m tests.bench.gateways
+
+# What clients feel of 50 swaps under 200 streams, ten of them to bundles that are bad.
+bench-swap: install
+	$(BIN)/python -m tests.bench.swap
 
 # Bytes per token, fidelity and speed of the log against other layouts; LOG=folder measures a real log too.
 bench-log: install

@@ -22,6 +22,7 @@ from capture.revision import model_revision, tokenizer_hash
 SERVER = "vllm.entrypoints.openai.api_server"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 NOT_THE_TAPS = {"log", "spool", "commit_seconds", "retention_days", "redact"}
+NO_NUMBER = "Out of range float values"  # what Python's json says of NaN
 START_TIMEOUT_SECONDS = 600.0
 DRAIN_SECONDS = 5  # an engine that is asked to end finishes what is under way for so long
 
@@ -150,7 +151,8 @@ class Engine:
         """Return once the server has answered a real generation.
 
         Raises:
-            EngineError: If the process ends, or is not ready in time; with the end of its log.
+            EngineError: If the process ends, is not ready in time, or computes no numbers; with the
+                end of its log.
         """
         deadline = time.monotonic() + timeout_seconds
         with httpx.Client(base_url=self.url, timeout=60.0, trust_env=False) as client:
@@ -162,15 +164,23 @@ class Engine:
                 time.sleep(0.2)
 
     def _generates(self, client: httpx.Client) -> bool:
-        """Whether one token can be generated now."""
+        """Whether one token can be generated now.
+
+        Raises:
+            EngineError: If it comes from logits of NaN: vLLM makes text of them, but no JSON.
+        """
         body = {"model": self.spec.served_name, "prompt": "a", "max_tokens": 1}
         try:
-            return (
-                client.get("/health").is_success
-                and client.post("/v1/completions", json=body).is_success
-            )
+            if not client.get("/health").is_success:
+                return False
+            if not client.post("/v1/completions", json=body).is_success:
+                return False
+            scored = client.post("/v1/completions", json={**body, "logprobs": 1})
         except httpx.TransportError:
             return False
+        if NO_NUMBER in scored.text:
+            raise EngineError(self.explain("generates, but its logits are no numbers"))
+        return True
 
     def explain(self, what: str) -> str:
         """A message with the last lines of the engine's log."""

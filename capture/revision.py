@@ -1,6 +1,7 @@
 """Stable names for a model folder: what weights it holds, and how it reads and writes text."""
 
 import hashlib
+import json
 from pathlib import Path
 
 WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
@@ -15,6 +16,19 @@ def model_revision(folder: Path) -> str:
 def tokenizer_hash(folder: Path) -> str:
     """Return 16 hex digits over the tokenizer's files; equal ids mean equal text."""
     return _digest(folder, TOKENIZER)
+
+
+def chat_template(folder: Path) -> str | None:
+    """Return how a model folder turns messages into one prompt, None if it does not say."""
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        return template.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    found = said.get("chat_template")
+    if isinstance(found, list):  # several by name
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    return found
 
 
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:

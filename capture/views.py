@@ -1,10 +1,11 @@
-"""What every reader of the log gets: SQL over the two tables, and one function SQL lacks."""
+"""What every reader of the log gets: SQL over the two tables, and the functions SQL lacks."""
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from duckdb.func import PythonUDFType
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
+from capture.divergence import kl_where_comparable
 from capture.schema import Flag
 
 COMPLETE = """
@@ -16,8 +17,7 @@ COMPLETE = """
 # and of two equally long ones (an engine died, another answered) any one. Only ranks are gathered
 # in memory, the lists stream through, and DuckDB reads none that is not asked for: it does as long
 # as no `with` clause names the complete rows.
-JOINED = """
-create view {name} as
+LONGEST = """
 with best as (
     select exchange_id, choice, max(row(len(completion_ids), hash(tail_logprob))) as rank
     from {complete} group by all
@@ -29,13 +29,18 @@ longest as (
     from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {complete})
     semi join best using (exchange_id, choice, rank)
 )
+"""
+# What a candidate answered unseen is no example of what its teacher answers.
+JOINED = """
+create view {name} as
+{longest}
 select
     exchanges.exchange_id, choice, exchanges.day, route, role, model, longest.model_revision,
     tokenizer_hash, request, params, response_text[choice + 1] as response_text,
     finish_reason[choice + 1] as finish_reason, prompt_ids, completion_ids, topk_size, topk_ids,
     topk_logprobs, tail_logprob, tail_draws, started_at{more}
 from longest join exchanges on exchanges.exchange_id = longest.exchange_id
-where status = 'completed'
+where status = 'completed' and role <> 'shadow'
 """
 VIEWS = {
     "examples": ("flags = 0", ""),
@@ -53,17 +58,71 @@ select
 from examples
 """
 
+SIDE = {
+    "prompt_ids": "INTEGER",
+    "completion_ids": "INTEGER",
+    "topk_size": "SMALLINT",
+    "topk_ids": "INTEGER",
+    "topk_logprobs": "FLOAT",
+}
+SPACE = "concat(' ', chr(9), chr(10), chr(13))"
+PAIRS = """
+create view pairs as
+{longest},
+pair as (
+    select
+        incumbent.exchange_id, shadow.exchange_id as shadow_id, incumbent.day, incumbent.started_at,
+        incumbent.route, incumbent.deployment, shadow.deployment as candidate, incumbent.request,
+        unnest(range(greatest(len(incumbent.response_text), 1))) as choice,
+        incumbent.response_text[choice + 1] as response_text,
+        shadow.response_text[choice + 1] as candidate_text,
+        incumbent.tool_calls, shadow.tool_calls as candidate_tool_calls,
+        shadow.status as candidate_status, shadow.error_type as candidate_error,
+        shadow.ttft_ms / incumbent.ttft_ms as ttft_ratio,
+        shadow.duration_ms / incumbent.duration_ms as duration_ratio
+    from exchanges incumbent
+    join exchanges shadow on shadow.pair_id = incumbent.exchange_id and shadow.role = 'shadow'
+),
+compared as (
+    select pair.*, kl_where_comparable({sides}) as token_kl_nats
+    from pair
+    left join longest theirs
+        on theirs.exchange_id = pair.exchange_id and theirs.choice = pair.choice
+    left join longest ours on ours.exchange_id = shadow_id and ours.choice = pair.choice
+)
+select
+    *, len(token_kl_nats) as compared_tokens, list_avg(token_kl_nats) as kl_nats,
+    candidate_status = 'completed'
+    and trim(response_text, {space}) = trim(candidate_text, {space})
+    and tool_calls is not distinct from candidate_tool_calls as agrees
+from compared
+"""
+
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Define ``examples``, ``answers`` and ``tokens`` over ``exchanges`` and ``logits``."""
+    """Define ``examples``, ``answers``, ``tokens`` and ``pairs`` over the two tables."""
     for name, value in (("nested_ids", "INTEGER"), ("nested_logprobs", "FLOAT")):
         connection.create_function(
             name, nested, [f"{value}[]", "SMALLINT[]"], f"{value}[][]", type=PythonUDFType.ARROW
         )
+    side = f"STRUCT({', '.join(f'{name} {kind}[]' for name, kind in SIDE.items())})"
+    connection.create_function(
+        "kl_where_comparable",
+        kl_where_comparable,
+        [side, side],
+        "DOUBLE[]",
+        type=PythonUDFType.ARROW,
+        null_handling=FunctionNullHandling.SPECIAL,
+    )
     for name, (flags, more) in VIEWS.items():
-        complete = COMPLETE.format(flags=flags)
-        connection.execute(JOINED.format(name=name, complete=complete, more=more))
+        longest = LONGEST.format(complete=COMPLETE.format(flags=flags))
+        connection.execute(JOINED.format(name=name, longest=longest, more=more))
     connection.execute(TOKENS)
+    sides = ", ".join(
+        f"{{{', '.join(f'{name}: {side}.{name}' for name in SIDE)}}}" for side in ("theirs", "ours")
+    )
+    longest = LONGEST.format(complete=COMPLETE.format(flags="flags = 0"))
+    connection.execute(PAIRS.format(longest=longest, sides=sides, space=SPACE))
 
 
 def nested(values: pa.ChunkedArray, sizes: pa.ChunkedArray) -> pa.ListArray:

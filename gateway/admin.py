@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from capture.errors import EngineError
 from gateway.driver import RolloutDriver
 from gateway.errors import AdminKeyError, RequestError, UpstreamError
+from gateway.overview import deployments, shown
 from gateway.refusal import explain_errors, refusal
-from gateway.rollout import decision_json
+from gateway.rollout import Rollout, decision_json
 from quant.bundle import BundleError
 
 
@@ -56,8 +57,8 @@ def create_admin_app(driver: RolloutDriver, key: str) -> FastAPI:
     _add_rollouts(app, driver)
 
     @app.get("/admin/deployments")
-    async def deployments() -> Json:
-        return {"data": driver.deployments()}
+    async def answering() -> Json:
+        return {"data": deployments(driver.serving.table)}
 
     return app
 
@@ -81,26 +82,28 @@ def _explain_more(app: FastAPI) -> None:
 
 
 def _add_rollouts(app: FastAPI, driver: RolloutDriver) -> None:
+    def show(rollout: Rollout) -> Json:
+        return shown(rollout, driver.serving.config)
 
     @app.post("/admin/rollouts", status_code=201)
     async def start(body: StartRequest) -> Json:
-        return driver.shown(await driver.start(body.route, body.bundle))
+        return show(await driver.start(body.route, body.bundle))
 
     @app.get("/admin/rollouts")
     async def rollouts(route: str | None = None) -> Json:
-        return {"data": [driver.shown(rollout) for rollout in await driver.rollouts(route)]}
+        return {"data": [show(rollout) for rollout in await driver.rollouts(route)]}
 
     @app.get("/admin/rollouts/{rollout_id}")
     async def rollout(rollout_id: str) -> Json:
-        return driver.shown(await driver.find(rollout_id))
+        return show(await driver.find(rollout_id))
 
     @app.post("/admin/rollouts/{rollout_id}/promote")
     async def promote(rollout_id: str) -> Json:
-        return driver.shown(await driver.promote(rollout_id))
+        return show(await driver.promote(rollout_id))
 
     @app.post("/admin/rollouts/{rollout_id}/rollback")
     async def roll_back(rollout_id: str, body: RollbackRequest) -> Json:
-        return driver.shown(await driver.roll_back(rollout_id, body.reason))
+        return show(await driver.roll_back(rollout_id, body.reason))
 
     @app.get("/admin/rollouts/{rollout_id}/history")
     async def history(rollout_id: str) -> Json:

@@ -45,7 +45,8 @@ class RolloutConfig(BaseModel):
     Attributes:
         mirror_share: Share of the incumbent's answers that the candidate is asked for too.
         mirror_concurrency: Most mirrored requests under way at once.
-        mirror_queue: Most mirrored requests that wait; further ones are skipped and counted.
+        mirror_queue_bytes: Most mirrored requests that wait, with their answers; further ones are
+            skipped and counted.
         steps: Shares of real traffic the candidate gets, one canary step after the other.
     """
 
@@ -53,7 +54,7 @@ class RolloutConfig(BaseModel):
 
     mirror_share: Share = 1.0
     mirror_concurrency: Annotated[int, Field(ge=1)] = 4
-    mirror_queue: Annotated[int, Field(ge=1)] = 256
+    mirror_queue_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
     steps: tuple[Share, ...] = (0.01, 0.05, 0.25)
 
     @model_validator(mode="after")

@@ -13,7 +13,9 @@ from capture.errors import ConfigError
 from gateway.errors import StateStoreError
 from gateway.tables import METADATA
 
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(8245920)"}
+"""What makes others wait who create tables too."""
+PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
 def open_database(url: str) -> Engine:
@@ -30,7 +32,10 @@ def open_database(url: str) -> Engine:
     with translated():
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
-        METADATA.create_all(engine)
+        with engine.begin() as connection:
+            if engine.dialect.name in ALONE:
+                connection.exec_driver_sql(ALONE[engine.dialect.name])
+            METADATA.create_all(connection)
     return engine
 
 

@@ -9,18 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import JsonValue
-
 from capture.errors import EngineError
 from gateway.drain import UnderWay
 from gateway.errors import RolloutError, RouteNotFoundError
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet
-from gateway.guards import judge
+from gateway.follower import following
 from gateway.metrics import Metrics
 from gateway.mirror import Mirror, MirrorLimits
 from gateway.relay import Serving
-from gateway.rollout import Rollout, promote, roll_back, rollout_json
+from gateway.rollout import Rollout, promote, roll_back
 from gateway.routing import Deployment, Route
 from gateway.starter import Starter
 from gateway.state import Saved, StateStore
@@ -37,6 +35,7 @@ class RolloutDriver:
     """Brings routes up, starts and ends rollouts, answers operators.
 
     Attributes:
+        serving: What requests need; its table is changed by us alone.
         on_changed: Called when the route table has changed, or the state of an engine.
         drain_elsewhere: Waits for requests to a deployment that other processes have under way.
     """
@@ -44,7 +43,7 @@ class RolloutDriver:
     def __init__(self, serving: Serving, fleet: Fleet, store: StateStore, metrics: Metrics) -> None:
         self.on_changed: Callable[[], None] = lambda: None
         self.drain_elsewhere: Callable[[str], Awaitable[None]] = _nobody
-        self._serving = serving
+        self.serving = serving
         self._fleet = fleet
         self._store = store
         self._starter = Starter(serving, fleet, store)
@@ -84,7 +83,7 @@ class RolloutDriver:
             EngineError: If an engine does not start.
             BundleError: If a bundle is not what it says it is.
         """
-        routes = self._serving.config.routes
+        routes = self.serving.config.routes
         resuming = [asyncio.create_task(self._bring_up(name)) for name in routes]
         try:
             await asyncio.gather(*resuming)
@@ -95,7 +94,7 @@ class RolloutDriver:
 
     async def _bring_up(self, name: str) -> None:
         """Start a route's incumbent, unless the right one answers already."""
-        route = self._serving.table.routes.get(name)
+        route = self.serving.table.routes.get(name)
         known = None if route is None else route.incumbent
         incumbent = await self._starter.incumbent(name, known)
         if incumbent is not known:
@@ -104,22 +103,47 @@ class RolloutDriver:
             await self._drain(known.name)
 
     async def go_on(self) -> None:
-        """Go on with rollouts under way; one whose candidate does not start is rolled back."""
-        for name in self._serving.config.routes:
+        """Go on with rollouts under way, and from now on with those that other gateways begin."""
+        for name in self.serving.config.routes:
             active = await asyncio.to_thread(self._store.active, name)
             if active is not None:
                 await self._resume_rollout(active)
+        self._spawn(following(self.serving.config.routes, self._follow))
 
     async def _resume_rollout(self, active: Saved) -> None:
+        number = active.rollout.id
         try:
             candidate = await self._starter.candidate(active.rollout)
         except (BundleError, EngineError) as error:
-            logger.error("rollout %s is rolled back: %s", active.rollout.id, error)  # noqa: TRY400
-            note = "the candidate did not start again"
-            moved = roll_back(active.rollout, datetime.now(UTC), note, by="guards")
-            await asyncio.to_thread(self._store.save, moved, active.version)
-        else:
+            logger.error("rollout %s is rolled back: %s", number, error)  # noqa: TRY400
+            await asyncio.to_thread(self._store.give_up, number, "the candidate did not start")
+            return
+        active = await asyncio.to_thread(self._store.load, number)
+        if active.rollout.is_active:
             self._begin(active, candidate)
+        else:  # another gateway has ended it meanwhile
+            await self._fleet.stop(candidate.name)
+
+    async def _follow(self, route: str) -> None:
+        """Take over what others have begun, moved or ended on a route."""
+        trial = self._trials.get(route)
+        if trial is not None:
+            was_live = trial.rollout.state == "live"
+            await trial.follow()
+            if was_live and trial.rollout.state == "rolled_back":
+                await self._drain(trial.candidate.name)
+        if route in self._starting or (trial is not None and trial.rollout.is_active):
+            return
+        self._starting.add(route)
+        try:
+            active = await asyncio.to_thread(self._store.active, route)
+            if active is None:
+                await self._bring_up(route)
+            else:
+                await self._retire(route)
+                await self._resume_rollout(active)
+        finally:
+            self._starting.discard(route)
 
     async def start(self, route: str, bundle: str) -> Rollout:
         """Verify a bundle, start its engine and begin to mirror; returns once it is in shadow.
@@ -130,7 +154,7 @@ class RolloutDriver:
             BundleError: If the bundle is not what it says it is, or reads text differently.
             EngineError: If it does not generate.
         """
-        if route not in self._serving.table.routes:
+        if route not in self.serving.table.routes:
             raise RouteNotFoundError(f"no route {route!r}", "route")
         under_way = self._trials.get(route)
         if route in self._starting or (under_way is not None and under_way.rollout.is_active):
@@ -140,7 +164,7 @@ class RolloutDriver:
         name = f"{Path(bundle).name}-{number[:4]}"
         try:
             await self._retire(route)
-            steps = self._serving.config.routes[route].rollout.steps
+            steps = self.serving.config.routes[route].rollout.steps
             rollout = Rollout(number, route, bundle, name, steps, datetime.now(UTC))
             candidate = await self._start_candidate(rollout)
             version = await asyncio.to_thread(self._store.save, rollout, 0)
@@ -162,7 +186,7 @@ class RolloutDriver:
 
     async def _retire(self, route: str) -> None:
         """Stop engines of a route that answer no more; they were kept warm until now."""
-        needed = self._serving.table.routes[route].incumbent.name
+        needed = self.serving.table.routes[route].incumbent.name
         for name in self._fleet.names(route):
             if name != needed:
                 await self._drain(name)
@@ -170,16 +194,16 @@ class RolloutDriver:
     def _begin(self, saved: Saved, candidate: Deployment) -> None:
         """Mirror to the candidate and judge it from now on."""
         name = saved.rollout.route
-        config = self._serving.config.routes[name]
-        incumbent = self._serving.table.routes[name].incumbent
-        limits = MirrorLimits(config.rollout.mirror_concurrency, config.rollout.mirror_queue)
+        config = self.serving.config.routes[name]
+        incumbent = self.serving.table.routes[name].incumbent
+        limits = MirrorLimits(config.rollout.mirror_concurrency, config.rollout.mirror_queue_bytes)
         trial = Trial(
             saved,
             (incumbent, candidate),
             self._store,
             config,
             lambda route: self._assign(name, route),
-            Mirror(candidate, self._serving.spool, self._metrics, limits),
+            Mirror(candidate, self.serving.spool, self._metrics, limits),
         )
         self._trials[name] = trial
         self._spawn(self._run(trial))
@@ -217,7 +241,7 @@ class RolloutDriver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _assign(self, name: str, route: Route) -> None:
-        self._serving.table = self._serving.table.with_route(name, route)
+        self.serving.table = self.serving.table.with_route(name, route)
         self.on_changed()
 
     # Operators.
@@ -268,32 +292,6 @@ class RolloutDriver:
         if was_live:
             self._spawn(self._drain(trial.candidate.name))
         return moved
-
-    def shown(self, rollout: Rollout) -> dict[str, JsonValue]:
-        """A rollout as the admin API shows it, with what its guards make of it now."""
-        if rollout.state == "rolled_back" or rollout.route not in self._serving.config.routes:
-            return rollout_json(rollout)
-        guards = self._serving.config.routes[rollout.route].guards
-        return rollout_json(rollout, judge(rollout.state, rollout.evidence, guards))
-
-    def deployments(self) -> list[JsonValue]:
-        """Who answers each route now."""
-        table = self._serving.table
-        return [
-            {
-                "route": name,
-                "role": role,
-                "name": deployment.name,
-                "up": deployment.pool.is_serving,
-                "engines": [
-                    {"url": engine.url, "state": engine.state, "outstanding": engine.outstanding}
-                    for engine in deployment.pool.members
-                ],
-            }
-            for name, route in table.routes.items()
-            for role, deployment in (("incumbent", route.incumbent), ("candidate", route.candidate))
-            if deployment is not None
-        ]
 
 
 async def _nobody(_: str) -> None:

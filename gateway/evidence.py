@@ -50,7 +50,7 @@ class Evidence:
 
     Attributes:
         failed: Pairs that the candidate failed, of all pairs.
-        agreed: Pairs that agree, of all pairs; a failed one does not.
+        agreed: Pairs that agree, of those that were not sampled; a failed one does not.
         valid: Pairs with a valid candidate, of those with a valid incumbent.
         ttft_ratios: Pairs by latency ratio, in steps of ``2 ** (1 / RATIO_STEPS)``.
         duration_ratios: The same of the whole answer.
@@ -74,7 +74,9 @@ class Evidence:
 
     def with_pair(self, pair: Pair) -> "Evidence":
         """Add one mirrored request."""
-        agreed = Count(int(pair.agrees and not pair.candidate_failed), 1)
+        agreed = Count()
+        if pair.agrees is not None:
+            agreed = Count(int(pair.agrees and not pair.candidate_failed), 1)
         valid = Count(int(pair.candidate_valid and not pair.candidate_failed), 1)
         return self + Evidence(
             failed=Count(int(pair.candidate_failed), 1),
@@ -82,7 +84,7 @@ class Evidence:
             valid=valid if pair.incumbent_valid else Count(),
             ttft_ratios=_one_step(None if pair.candidate_failed else pair.ttft_ratio),
             duration_ratios=_one_step(None if pair.candidate_failed else pair.duration_ratio),
-            slices={pair.slice: agreed},
+            slices={pair.slice: agreed} if agreed.trials else {},
         )
 
     def with_outcome(self, outcome: Outcome) -> "Evidence":

@@ -106,6 +106,7 @@ class Exchange:
     first_byte: float | None = None
     last_byte: float | None = None
     ended: float | None = None
+    _answer_bytes: int = 0
 
     def take(self, chunk: bytes) -> None:
         """Keep a piece of the answer."""
@@ -113,6 +114,7 @@ class Exchange:
         if self.first_byte is None:
             self.first_byte = self.last_byte
         self.chunks.append(chunk)
+        self._answer_bytes += len(chunk)
 
     @cached_property
     def answer(self) -> Answer:
@@ -163,7 +165,7 @@ class Exchange:
     @property
     def num_bytes(self) -> int:
         """Rough size in memory, for the spool's bound."""
-        return 512 + len(self.request.body) + sum(map(len, self.chunks))
+        return 512 + len(self.request.body) + self._answer_bytes
 
     def to_row(self) -> ExchangeRow:
         """The exchange as the log keeps it."""

@@ -45,18 +45,21 @@ class Fleet:
         self._running: dict[str, _Running] = {}  # by deployment
 
     async def start(
-        self, name: str, route: str, model: Path, config: RouteConfig, *, capture: bool
+        self, name: str, route: str, model: Path, config: RouteConfig, *, is_candidate: bool
     ) -> Deployment:
         """Start a deployment's engines, return once each has answered a real generation.
 
-        Each is started again whenever it ends, until ``stop``.
+        Each is started again whenever it ends, until ``stop``. On a route with capture ``full``
+        its engines have the tap; of a candidate it records shadow requests only, since what is
+        learned from the log are the teacher's answers.
 
         Raises:
             EngineError: If one does not start; with the end of its log. Nothing is left running.
         """
         running = self._running[name] = _Running(route)
+        has_tap = config.capture == "full"
         for replica in range(config.engine.replicas):
-            spec = self._spec(name, route, model, config, replica=replica, capture=capture)
+            spec = self._spec(name, route, model, config, replica=replica, capture=has_tap)
             running.engines.append(Engine(spec, free_port()))
         try:
             async with asyncio.TaskGroup() as group:
@@ -73,7 +76,8 @@ class Fleet:
             told = partial(self._tell, name, pool, engine.url)
             watching = supervise(engine, config.engine.start_timeout_seconds, told)
             running.tasks.append(asyncio.create_task(watching))
-        return Deployment(name, pool, model.name, revision, capture)
+        recorded = has_tap and not is_candidate
+        return Deployment(name, pool, model.name, revision, recorded, has_tap)
 
     def attach(self, name: str, route: str, config: RouteConfig, *, capture: bool) -> Deployment:
         """Use engines that run elsewhere; they serve once they have answered a generation."""

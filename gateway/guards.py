@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gateway.confidence import confidence_sequence
 from gateway.evidence import MAX_SLICES, Count, Evidence, slower_than
 
+NUM_GUARDS = 8
+"""Guards of one stage, the slices together as one: each may err as often as the others."""
+
 Stage = Literal["shadow", "canary", "live"]
 Action = Literal["wait", "advance", "rollback"]
 Finding = Literal["passed", "open", "too_few", "breached"]
@@ -27,7 +30,8 @@ class Guards(BaseModel):
 
     Attributes:
         error_rate_max: Share of requests that the candidate may fail.
-        agreement_min: Share of mirrored requests to which both models must say the same.
+        agreement_min: Share of mirrored requests to which both models must say the same, of those
+            that are not sampled.
         worst_slice_agreement_min: The same within each slice.
         format_validity_min: Share of the incumbent's JSON answers to which the candidate must
             answer in JSON too; in canary, its share of JSON answers over the incumbent's.
@@ -38,7 +42,9 @@ class Guards(BaseModel):
         min_canary: Candidate answers to clients before a canary step may end.
         slice_min_sample: Requests before a slice, or another part of the traffic, is judged.
         min_breach_sample: Requests before any guard may end the rollout.
-        confidence: Of each guard, over all times it is looked at.
+        confidence: Of the proof that lets shadow end, over all times that it is looked at.
+        false_rollback_max: Chance that a candidate within every threshold is ever rolled back, over
+            all guards, slices, stages and times of looking.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +61,7 @@ class Guards(BaseModel):
     slice_min_sample: Sample = 30
     min_breach_sample: Sample = 20
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    false_rollback_max: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     @model_validator(mode="after")
     def _order(self) -> "Guards":
@@ -128,13 +135,15 @@ class _Rule:
             only from ``min_sample`` on, or nothing.
         min_sample: Requests before it can pass.
         min_breach_sample: Requests before it can be breached.
-        alpha: Chance of its bounds ever being wrong.
+        alpha: Chance of the bound that it passes by ever being wrong.
+        breach_alpha: The same of the bound that it is breached by.
     """
 
     need: Literal["proof", "sight", "sight_if_judged", "nothing"]
     min_sample: int
     min_breach_sample: int
     alpha: float
+    breach_alpha: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +158,18 @@ class _Check:
     slice: str | None = None
 
 
-def judge(stage: Stage, evidence: Evidence, guards: Guards) -> Verdict:
+def judge(stage: Stage, evidence: Evidence, guards: Guards, num_stages: int) -> Verdict:
     """Judge a stage by what was recorded in it.
 
     *Rollback*: some guard is breached, that is, from ``min_breach_sample`` on (slices:
     ``slice_min_sample``) the confidence sequence leaves no value on the right side of the
-    threshold. The slices share one ``1 - confidence`` by Bonferroni over ``MAX_SLICES``, however
-    many there are, so that a new slice never takes back what an older one has proven.
+    threshold. One breach ends the rollout, so ``false_rollback_max`` is shared out (Bonferroni):
+    evenly among the stages, among ``NUM_GUARDS`` guards in each, and among ``MAX_SLICES`` slices,
+    however many there are, so that a new slice never takes back what an older one has proven.
 
     *Advance*: nothing is breached and the stage's guards pass. In shadow, error rate and agreement
-    pass by proof: ``min_pairs`` are there and the bound on the bad side clears the threshold.
+    pass by proof: ``min_pairs`` are there and the bound on the bad side clears the threshold. All
+    must pass, so each may err by ``1 - confidence`` without correction.
     Guards on a part of the traffic (slices, format, latency) pass by the observed share, since a
     part can be too small to prove anything; those below ``slice_min_sample`` are listed as
     ``too_few`` and do not hold the stage up. In canary, where proof at a small share would take
@@ -168,8 +179,18 @@ def judge(stage: Stage, evidence: Evidence, guards: Guards) -> Verdict:
     *Wait*: otherwise.
 
     More evidence in the same proportion never takes a rollback back (see ``confidence_sequence``).
+
+    Args:
+        stage: Where the rollout is.
+        evidence: Of this stage alone.
+        guards: What the candidate must show.
+        num_stages: Stages in which the rollout may be rolled back: shadow and each canary step.
     """
-    checks = [*_pair_checks(evidence, guards, stage), *_canary_checks(evidence, guards, stage)]
+    breach_alpha = guards.false_rollback_max / (num_stages * NUM_GUARDS)
+    checks = [
+        *_pair_checks(evidence, guards, stage, breach_alpha),
+        *_canary_checks(evidence, guards, stage, breach_alpha),
+    ]
     reasons = tuple(_weigh(check) for check in checks)
     if any(reason.finding == "breached" for reason in reasons):
         return Verdict("rollback", reasons)
@@ -177,14 +198,17 @@ def judge(stage: Stage, evidence: Evidence, guards: Guards) -> Verdict:
     return Verdict("wait" if held or stage == "live" else "advance", reasons)
 
 
-def _pair_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator[_Check]:
+def _pair_checks(
+    evidence: Evidence, guards: Guards, stage: Stage, breach_alpha: float
+) -> Iterator[_Check]:
     """Guards on mirrored requests; after shadow they can only end the rollout."""
-    alpha, breach, few = 1 - guards.confidence, guards.min_breach_sample, guards.slice_min_sample
+    breach, few = guards.min_breach_sample, guards.slice_min_sample
+    alphas = (1 - guards.confidence, breach_alpha)
     if stage == "shadow":
-        whole = _Rule("proof", guards.min_pairs, breach, alpha)
-        part = _Rule("sight_if_judged", few, breach, alpha)
-    elif evidence.agreed.trials:
-        whole = part = _Rule("nothing", few, breach, alpha)
+        whole = _Rule("proof", guards.min_pairs, breach, *alphas)
+        part = _Rule("sight_if_judged", few, breach, *alphas)
+    elif evidence.failed.trials:
+        whole = part = _Rule("nothing", few, breach, *alphas)
     else:
         return
     yield _Check("error_rate", evidence.failed, "ceiling", guards.error_rate_max, whole)
@@ -196,13 +220,15 @@ def _pair_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator[_
     ):
         slow = slower_than(limit, ratios)
         yield _Check(name, slow, "ceiling", guards.slow_share_max, part)
-    narrow = replace(part, min_breach_sample=few, alpha=alpha / MAX_SLICES)
+    narrow = replace(part, min_breach_sample=few, breach_alpha=breach_alpha / MAX_SLICES)
     least = guards.worst_slice_agreement_min
     for name, count in evidence.slices.items():
         yield _Check("slice_agreement", count, "floor", least, narrow, name)
 
 
-def _canary_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator[_Check]:
+def _canary_checks(
+    evidence: Evidence, guards: Guards, stage: Stage, breach_alpha: float
+) -> Iterator[_Check]:
     """Guards on what clients got from the candidate.
 
     Which answers must be JSON is known only from the incumbent's share of them, in the same
@@ -210,21 +236,21 @@ def _canary_checks(evidence: Evidence, guards: Guards, stage: Stage) -> Iterator
     """
     if stage == "shadow":
         return
-    alpha = 1 - guards.confidence
-    rule = _Rule("sight", guards.min_canary, guards.min_breach_sample, alpha)
+    alphas = (1 - guards.confidence, breach_alpha)
+    rule = _Rule("sight", guards.min_canary, guards.min_breach_sample, *alphas)
     failed, valid = evidence.candidate_failed, evidence.candidate_valid
     yield _Check("canary_error_rate", failed, "ceiling", guards.error_rate_max, rule)
-    theirs = evidence.incumbent_valid
-    share, _ = confidence_sequence(theirs.successes, theirs.trials, alpha / 2)
-    least = guards.format_validity_min * share
-    yield _Check("canary_format", valid, "floor", least, replace(rule, alpha=alpha / 2))
+    theirs, half = evidence.incumbent_valid, replace(rule, breach_alpha=breach_alpha / 2)
+    share, _ = confidence_sequence(theirs.successes, theirs.trials, half.breach_alpha)
+    yield _Check("canary_format", valid, "floor", guards.format_validity_min * share, half)
 
 
 def _weigh(check: _Check) -> Reason:
     """Hold one guard's counts against its threshold."""
     count, rule, share = check.count, check.rule, check.count.share
-    low, high = confidence_sequence(count.successes, count.trials, rule.alpha)
-    sign, worst, best = (-1, high, low) if check.limit == "ceiling" else (1, low, high)
+    sign = -1 if check.limit == "ceiling" else 1
+    worst = _bounds(count, rule.alpha)[check.limit == "ceiling"]
+    best = _bounds(count, rule.breach_alpha)[check.limit == "floor"]
     least = sign * check.threshold
     finding: Finding = "open"
     if count.trials >= rule.min_breach_sample and sign * best < least:
@@ -244,6 +270,10 @@ def _weigh(check: _Check) -> Reason:
         sample=count.trials,
         slice=check.slice,
     )
+
+
+def _bounds(count: Count, alpha: float) -> tuple[float, float]:
+    return confidence_sequence(count.successes, count.trials, alpha)
 
 
 def _holds_up(check: _Check, reason: Reason) -> bool:

@@ -29,6 +29,7 @@ class Metrics:
     overhead: Histogram
     tokens: Counter
     mirrored: Counter
+    pairs: Counter
     late: Counter
     cascade: Counter
     engine_crashes: Counter
@@ -83,6 +84,12 @@ class Metrics:
                 "Answers of a student, by whose its client got: the student's, the teacher's, or "
                 "the student's because the teacher was unavailable.",
                 ("route", "outcome"),
+                registry=registry,
+            ),
+            pairs=Counter(
+                "retort_pairs",
+                "Shadow answers beside the incumbent's: agrees, differs, sampled, failed.",
+                ("route", "deployment", "outcome"),
                 registry=registry,
             ),
             late=Counter(

@@ -1,7 +1,8 @@
 """Shadow traffic: the candidate answers copies of real requests, unseen and out of the way.
 
-Own queue, own workers, own connections. A full queue skips a request and counts it; nothing here
-can slow or fail a client's answer.
+Own queue, own workers, own connections. A request that finds no room in the queue is skipped and
+counted, and so is one while the log has little room: clients' rows come first. An answer that is
+far longer than the incumbent's is cut off. Nothing here can slow or fail a client's answer.
 """
 
 import asyncio
@@ -16,14 +17,17 @@ from gateway.body import forwarded_body
 from gateway.errors import GatewayError, NotReadyError
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
+from gateway.pair import Pair
 from gateway.routing import Deployment
 from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-OnPair = Callable[[Exchange, Exchange], None]
+OnPair = Callable[[Exchange, Exchange], Pair]
 CONNECT_SECONDS = 5.0
 JSON_HEADERS = {"content-type": "application/json"}
+SHORT_ANSWER_BYTES = 1024 * 1024  # is never too long
+LONGER = 8  # times the incumbent's answer, beyond that
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,12 @@ class MirrorLimits:
 
     Attributes:
         concurrency: Requests under way at once.
-        queue: Requests that wait.
+        queue_bytes: Requests that wait, with the incumbent's answers.
         seconds: Longest time for one answer.
     """
 
     concurrency: int
-    queue: int
+    queue_bytes: int
     seconds: float = 60.0
 
 
@@ -55,19 +59,22 @@ class Mirror:
         self._spool = spool
         self._metrics = metrics
         self._limits = limits
-        self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue(limits.queue)
+        self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue()
+        self._waiting_bytes = 0
         self._upstream = Upstream.create()
         self._workers = [asyncio.create_task(self._work()) for _ in range(limits.concurrency)]
 
     def offer(self, incumbent: Exchange, on_pair: OnPair) -> None:
-        """Queue a copy of an ended exchange, or skip it when there are too many.
+        """Queue a copy of an ended exchange, or skip it when there is no room.
 
-        ``on_pair`` gets the exchange and its shadow, failed or not.
+        ``on_pair`` gets the exchange and its shadow, failed or not, and compares them.
         """
-        try:
-            self._queue.put_nowait((incumbent, on_pair))
-        except asyncio.QueueFull:
+        is_full = self._waiting_bytes + incumbent.num_bytes > self._limits.queue_bytes
+        if is_full or self._spool.is_filling:
             self._metrics.mirrored.labels(incumbent.request.route, "skipped").inc()
+            return
+        self._waiting_bytes += incumbent.num_bytes
+        self._queue.put_nowait((incumbent, on_pair))
 
     async def close(self) -> None:
         """Drop what waits and stop."""
@@ -79,10 +86,12 @@ class Mirror:
     async def _work(self) -> None:
         while True:
             incumbent, on_pair = await self._queue.get()
+            self._waiting_bytes -= incumbent.num_bytes
             try:
                 shadow = await self._ask(incumbent)
                 self._metrics.mirrored.labels(incumbent.request.route, shadow.status).inc()
-                on_pair(incumbent, shadow)
+                where = (incumbent.request.route, self._candidate.name)
+                self._metrics.pairs.labels(*where, on_pair(incumbent, shadow).outcome).inc()
             except Exception:  # the border: a shadow must never hurt anybody
                 logger.exception("shadow request failed")
                 self._metrics.mirrored.labels(incumbent.request.route, "error").inc()
@@ -90,11 +99,10 @@ class Mirror:
     async def _ask(self, incumbent: Exchange) -> Exchange:
         """Send the client's own body to the candidate and record its answer beside the pair."""
         self._spool.account.start()
+        is_recorded = self._candidate.has_tap and incumbent.keeping.allows_capture
         shadow = Exchange(
-            uuid.uuid4().hex,
-            incumbent.request,
-            self._candidate,
-            "shadow",
+            *(uuid.uuid4().hex, incumbent.request, self._candidate, "shadow"),
+            capture="tap" if is_recorded else "off",
             pair_id=incumbent.exchange_id,
             keeping=incumbent.keeping,
         )
@@ -103,15 +111,8 @@ class Mirror:
         try:
             if member is None:
                 raise NotReadyError("the candidate does not serve")
-            url = member.url + shadow.request.endpoint
-            body = forwarded_body(shadow)
-            async with (
-                asyncio.timeout(self._limits.seconds),
-                self._upstream.post(url, body, JSON_HEADERS, CONNECT_SECONDS) as response,
-            ):
-                shadow.http_status = response.status
-                async for chunk in response.content.iter_any():
-                    shadow.take(chunk)
+            async with asyncio.timeout(self._limits.seconds):
+                await self._receive(shadow, member.url, LONGER * incumbent.num_bytes)
         except GatewayError as error:
             shadow.error_type = error.code
         except TimeoutError:
@@ -126,3 +127,16 @@ class Mirror:
             self._spool.offer(shadow, shadow.num_bytes)
             self._metrics.observe(shadow)
         return shadow
+
+    async def _receive(self, shadow: Exchange, url: str, long_bytes: int) -> None:
+        """Take an answer, or its beginning if it is far too long."""
+        most_bytes = SHORT_ANSWER_BYTES + long_bytes
+        body = forwarded_body(shadow)
+        address = url + shadow.request.endpoint
+        async with self._upstream.post(address, body, JSON_HEADERS, CONNECT_SECONDS) as response:
+            shadow.http_status = response.status
+            async for chunk in response.content.iter_any():
+                shadow.take(chunk)
+                if shadow.num_bytes > most_bytes:
+                    shadow.error_type = "answer_too_long"
+                    return

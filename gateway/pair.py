@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import orjson
 
 OTHER = "other"
 """The slice of requests that belong to no slice of their own."""
+UNFELT_SECONDS = 0.05
+"""Twice a few milliseconds is nothing that a client feels, and often only noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,18 @@ class Pair:
     """What one mirrored request showed.
 
     Attributes:
-        agrees: Whether both models said the same.
+        agrees: Whether both models said the same; None if their answers were sampled, since then
+            not even a model and its copy do.
         incumbent_valid: Whether every text of the incumbent's is a JSON object or array.
         candidate_valid: The same of the candidate.
         candidate_failed: Whether the candidate gave no whole answer.
-        ttft_ratio: Candidate's time to first byte over the incumbent's, None if unknown.
+        ttft_ratio: Candidate's time to first byte over the incumbent's, None if unknown; what is
+            shorter than ``UNFELT_SECONDS`` counts as that.
         duration_ratio: The same of the last byte.
         slice: Kind of request, of a bounded set.
     """
 
-    agrees: bool
+    agrees: bool | None
     incumbent_valid: bool = False
     candidate_valid: bool = False
     candidate_failed: bool = False
@@ -48,15 +53,26 @@ class Pair:
     duration_ratio: float | None = None
     slice: str = OTHER
 
+    @property
+    def outcome(self) -> Literal["failed", "sampled", "agrees", "differs"]:
+        """The pair in a word."""
+        if self.candidate_failed:
+            return "failed"
+        if self.agrees is None:
+            return "sampled"
+        return "agrees" if self.agrees else "differs"
 
-def compare(incumbent: Reply, candidate: Reply, slice_name: str = OTHER) -> Pair:
+
+def compare(
+    incumbent: Reply, candidate: Reply, slice_name: str = OTHER, *, is_sampled: bool = False
+) -> Pair:
     """Compare two replies to one request; JSON is compared by value, other text without its ends.
 
     An incumbent that failed shows nothing about the candidate: do not compare such a pair.
     """
     theirs, ours = ([_canonical(text) for text in reply.texts] for reply in (incumbent, candidate))
     return Pair(
-        agrees=not candidate.failed and theirs == ours,
+        agrees=None if is_sampled else not candidate.failed and theirs == ours,
         incumbent_valid=is_structured(incumbent.texts),
         candidate_valid=is_structured(candidate.texts),
         candidate_failed=candidate.failed,
@@ -85,4 +101,4 @@ def _canonical(text: str) -> bytes | str:
 def _ratio(candidate: float | None, incumbent: float | None) -> float | None:
     if candidate is None or incumbent is None or incumbent <= 0:
         return None
-    return candidate / incumbent
+    return max(candidate, UNFELT_SECONDS) / max(incumbent, UNFELT_SECONDS)

@@ -72,6 +72,11 @@ class Rollout:
         """Whether it is still being tried."""
         return self.state in {"shadow", "canary"}
 
+    @property
+    def num_stages(self) -> int:
+        """Stages in which the guards may roll it back: shadow and each canary step."""
+        return 1 + len(self.steps)
+
 
 def canary_share(rollout: Rollout) -> float:
     """Share of clients' traffic that the candidate is given."""

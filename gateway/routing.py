@@ -22,7 +22,8 @@ class Deployment:
         pool: Its engines.
         model: Folder name or served name, for the log.
         revision: Digest of the weights, where known.
-        capture: Whether its engine has the tap.
+        capture: Whether its engine's tap records what it answers to clients.
+        has_tap: Whether its engine has the tap, be it for shadow requests only.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Deployment:
     model: str
     revision: str | None
     capture: bool
+    has_tap: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from capture.revision import tokenizer_hash
+from capture.revision import chat_template, tokenizer_hash
 from gateway.fleet import Fleet
 from gateway.relay import Serving
 from gateway.rollout import Rollout
 from gateway.routing import Deployment
 from gateway.state import StateStore
-from quant.bundle import verify_bundle
+from quant.bundle import BundleError, verify_bundle
 
 
 class Starter:
@@ -37,12 +37,11 @@ class Starter:
         name = configured if live is None else live.rollout.candidate
         if known is not None and known.name == name:
             return known
-        captured = config.capture == "full"
         if live is not None:
             return await self.candidate(live.rollout)
         if config.model is not None:
-            return await self._fleet.start(name, route, config.model, config, capture=captured)
-        return self._fleet.attach(name, route, config, capture=captured)
+            return await self._fleet.start(name, route, config.model, config, is_candidate=False)
+        return self._fleet.attach(name, route, config, capture=config.capture == "full")
 
     async def candidate(self, rollout: Rollout) -> Deployment:
         """Verify a rollout's bundle and start it.
@@ -55,9 +54,17 @@ class Starter:
         config = self._serving.config.routes[rollout.route]
         await asyncio.to_thread(_verify, bundle, config.model)
         return await self._fleet.start(
-            rollout.candidate, rollout.route, bundle, config, capture=False
+            rollout.candidate, rollout.route, bundle, config, is_candidate=True
         )
 
 
 def _verify(bundle: Path, model: Path | None) -> None:
-    verify_bundle(bundle, tokenizer_hash=None if model is None else tokenizer_hash(model))
+    if model is None:
+        verify_bundle(bundle, tokenizer_hash=None)
+        return
+    verify_bundle(bundle, tokenizer_hash=tokenizer_hash(model))
+    if chat_template(bundle) != chat_template(model):
+        raise BundleError(
+            f"{bundle}: its chat template is not that of {model}, so it would read other prompts; "
+            "copy the route's template into the checkpoint and make the bundle again"
+        )

@@ -4,8 +4,10 @@ Synchronous, for use in a thread. Every change is one transaction, so a killed p
 state before it or after it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.database import open_database, translated
 from gateway.errors import RolloutNotFoundError, StateConflictError
-from gateway.rollout import DECISION, ROLLOUT, Rollout
+from gateway.rollout import DECISION, ROLLOUT, Rollout, roll_back
 from gateway.tables import DECISIONS, IS_ACTIVE, ROLLOUTS
 
 
@@ -68,6 +70,17 @@ class StateStore:
             _put(connection, row, expected_version)
             _append(connection, rollout)
         return expected_version + 1
+
+    def give_up(self, rollout_id: str, note: str) -> None:
+        """Roll back a rollout that cannot go on, whatever others do to it meanwhile.
+
+        Raises:
+            StateStoreError: If the database fails.
+        """
+        while (saved := self.load(rollout_id)).rollout.is_active:
+            with contextlib.suppress(StateConflictError):
+                moved = roll_back(saved.rollout, datetime.now(UTC), note, by="guards")
+                self.save(moved, saved.version)
 
     def load(self, rollout_id: str) -> Saved:
         """Read one rollout.

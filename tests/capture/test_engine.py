@@ -12,6 +12,7 @@ from capture.config import CaptureConfig
 from capture.engine import Engine, EngineSpec
 from capture.errors import EngineError
 from capture.process import GuardedProcess, guarded, last_lines
+from tests.support import fake_vllm
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -156,3 +157,14 @@ def test_the_tap_is_loaded_and_told_what_it_serves(tmp_path: Path) -> None:
     assert settings["k_max"] == 7
     assert len(settings["model_revision"]) == 16
     assert "RETORT_SPOOL" not in plain.environment()
+
+
+def test_an_engine_whose_logits_are_no_numbers_is_not_ready(tmp_path: Path) -> None:
+    env = fake_vllm.installed(tmp_path)
+    model = fake_vllm.model(tmp_path / "model", is_nan=True)
+
+    with (
+        Engine.start(EngineSpec(model, "m", tmp_path / "log", env=env)) as engine,
+        pytest.raises(EngineError, match="its logits are no numbers"),
+    ):
+        engine.wait_ready(30)

@@ -16,7 +16,7 @@ from capture.views import nested
 from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
 from tests.support.log_rows import exchange_row, logit_row
 
-VIEWS = ("exchanges", "logits", "examples", "tokens")
+VIEWS = ("exchanges", "logits", "examples", "tokens", "pairs")
 
 
 def rows_of(log: Log, sql: str) -> list[dict[str, object]]:

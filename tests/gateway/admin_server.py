@@ -65,7 +65,7 @@ def add_reading(app: FastAPI, store: StateStore) -> None:
         if seen.is_active:
             seen = replace(seen, evidence=seen.evidence + observed(seen.bundle))
             stage: Stage = "shadow" if seen.state == "shadow" else "canary"
-            seen = transition(seen, judge(stage, seen.evidence, Guards()), now())
+            seen = transition(seen, judge(stage, seen.evidence, Guards(), seen.num_stages), now())
             store.save(seen, version)
         return shown(seen)
 
@@ -116,7 +116,9 @@ def observed(bundle: str) -> Evidence:
 def shown(rollout: Rollout) -> Json:
     if rollout.state == "rolled_back":
         return rollout_json(rollout)
-    return rollout_json(rollout, judge(rollout.state, rollout.evidence, Guards()))
+    return rollout_json(
+        rollout, judge(rollout.state, rollout.evidence, Guards(), rollout.num_stages)
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ RATIOS = st.none() | st.floats(0.001, 1000)
 SLICES = st.sampled_from(["short", "long", "rare", "other"])
 PAIRS = st.builds(
     Pair,
-    agrees=st.booleans(),
+    agrees=st.none() | st.booleans(),
     incumbent_valid=st.booleans(),
     candidate_valid=st.booleans(),
     candidate_failed=st.booleans(),

@@ -41,6 +41,15 @@ def test_a_failed_candidate_counts_against_it_and_shows_no_latency() -> None:
     assert not evidence.ttft_ratios
 
 
+def test_sampled_answers_show_failures_and_latency_but_no_agreement() -> None:
+    evidence = Evidence().with_pair(Pair(agrees=None, ttft_ratio=2.0, slice="rare"))
+
+    assert evidence.failed == Count(0, 1)
+    assert evidence.ttft_ratios == {8: 1}
+    assert evidence.agreed == Count()
+    assert not evidence.slices
+
+
 def test_a_prose_answer_of_the_incumbent_asks_no_format_of_the_candidate() -> None:
     evidence = Evidence().with_pair(Pair(agrees=False, candidate_valid=True))
 

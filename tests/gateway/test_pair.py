@@ -53,6 +53,10 @@ def test_a_failed_candidate_never_agrees() -> None:
     assert not pair.agrees
 
 
+def test_sampled_answers_neither_agree_nor_disagree() -> None:
+    assert compare(Reply(["yes"]), Reply(["no"]), is_sampled=True).agrees is None
+
+
 def test_latencies_become_ratios_where_both_are_known() -> None:
     incumbent = Reply(["a"], ttft_seconds=0.2, duration_seconds=2.0)
     candidate = Reply(["a"], ttft_seconds=0.3, duration_seconds=None)
@@ -62,6 +66,12 @@ def test_latencies_become_ratios_where_both_are_known() -> None:
     assert pair.ttft_ratio == pytest.approx(1.5)
     assert pair.duration_ratio is None
     assert pair.slice == "short"
+
+
+def test_differences_that_nobody_feels_are_none() -> None:
+    pair = compare(Reply(["a"], ttft_seconds=0.002), Reply(["a"], ttft_seconds=0.02))
+
+    assert pair.ttft_ratio == 1.0
 
 
 @pytest.mark.parametrize("text", ["", "plain", "42", '"text"', "true", "{", "[1,]", '{"a": NaN}'])

@@ -113,7 +113,7 @@ def test_an_operator_is_named_as_such() -> None:
 def test_the_admin_api_shows_a_rollout_with_what_the_guards_make_of_it() -> None:
     seen = Evidence(failed=Count(0, 20), agreed=Count(0, 20))
     moved = promote(Rollout("r1", "support", "b", "c", (0.05, 0.25), NOW, evidence=seen), NOW)
-    verdict = judge("shadow", seen, Guards())
+    verdict = judge("shadow", seen, Guards(), moved.num_stages)
 
     shown = rollout_json(moved, verdict)
 

@@ -114,7 +114,7 @@ def test_history_says_why(run: Run) -> None:
     words, moves = run("history"), run("history", "r1", "--json").body["data"]
 
     assert "breached: agreement" in words.err
-    assert "agreement: 0.100 of 250, surely at most 0.1" in words.err
+    assert "agreement: 0.100 of 250, surely at most 0.2" in words.err
     assert "expected at least 0.900" in words.err
     assert not words.out
     assert isinstance(moves, list)

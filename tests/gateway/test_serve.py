@@ -214,4 +214,4 @@ def test_a_rollout_whose_bundle_has_gone_does_not_keep_the_gateway_from_starting
 
     (move,) = store.load("r1").rollout.history
     store.close()
-    assert move.note == "the candidate did not start again"
+    assert move.note == "the candidate did not start"

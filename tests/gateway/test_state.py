@@ -110,6 +110,16 @@ def test_of_many_writers_at_once_exactly_one_wins(url: str, store: StateStore) -
     assert len(winners) == 1
 
 
+def test_an_empty_database_may_be_opened_by_many_at_once(url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(StateStore, [url] * 8))
+
+    stores[0].save(new(), 0)
+    assert stores[1].load("r1").rollout == new()
+    for opened in stores:
+        opened.close()
+
+
 def test_a_route_has_one_rollout_under_way_at_most(store: StateStore) -> None:
     store.save(new("r1"), 0)
     store.save(new("r2", route="other"), 0)

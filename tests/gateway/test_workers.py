@@ -48,7 +48,7 @@ async def ask_on_new_connections(
         async def ask(numbers: range) -> list[httpx.Response]:
             answers = []
             for n in numbers:
-                body = chat(word or f"message {n}", stream=n % 2 == 0)
+                body = chat(word or f"message {n}", stream=n % 2 == 0, temperature=0)
                 answers.append(await client.post(CHAT, json=body, headers=headers))
             return answers
 

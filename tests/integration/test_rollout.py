@@ -134,6 +134,17 @@ def num_completed(settings: CaptureConfig) -> int:
     return int(row["n"])
 
 
+def pairs(settings: CaptureConfig) -> dict[str, tuple[float, float]]:
+    """Agreement and mean KL of each candidate's shadow answers in the log."""
+    sql = (
+        "select candidate, avg(agrees::int) as agreement, avg(kl_nats) as kl from pairs "
+        "where kl_nats is not null group by candidate"
+    )
+    with Log(settings.log).connect() as connection:
+        rows = query(connection, sql).to_pylist()
+    return {row["candidate"]: (row["agreement"], row["kl"]) for row in rows}
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A gateway's configuration, and the model that it serves: no other test's engine has that."""
@@ -191,3 +202,10 @@ async def test_a_good_bundle_goes_live_and_a_broken_one_does_not(
     assert deployments[0] == "tiny-teacher"
     assert deployments[-1] == first["candidate"]
     assert set(deployments[during_bad + 4 :]) == {first["candidate"]}
+    settings = load(config)
+    await asyncio.to_thread(wait_for, lambda: bool(pairs(settings)), 60)
+    measured = pairs(settings)
+    assert set(measured) == {first["candidate"]}  # beside the second nobody's tap was asked
+    agreement, kl_nats = measured[str(first["candidate"])]
+    assert agreement == 1.0
+    assert kl_nats < 1e-3

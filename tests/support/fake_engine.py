@@ -1,6 +1,7 @@
 """A small server that speaks vLLM's OpenAI API, where the thing under test is the gateway."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,14 +52,20 @@ class FakeEngine:
     ends the connection in the middle of an answer, "pause" sends its beginning and no more,
     "redirect" points elsewhere, "echo ..." gives back what follows, "flood" streams without end,
     "vanish" ends the connection after the head of an answer, "unserved" gives a 503, "slow" takes
-    its time for each word of a stream. A word among
-    its ``spells`` steers it whatever the messages say.
+    its time for each word of a stream, "garbage" gives what is no JSON, "die" ends the process. A
+    word among its ``spells`` steers it whatever the messages say. A message with "rare" in it gets
+    ``rare_answer``, if there is one. Each word of a stream takes ``pace_seconds``; ``name`` is the
+    id of its answers. One that ``is_nan`` cannot say its logprobs.
     While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
     adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
     """
 
     answer: str = '{"intent": "order"}'
     knows_ids: bool = True
+    name: str = "c"
+    rare_answer: str | None = None
+    pace_seconds: float = 0.0
+    is_nan: bool = False
     hold: Path | None = None
     spells: set[str] = field(default_factory=set)
     bodies: list[dict[str, object]] = field(default_factory=list)
@@ -92,12 +99,13 @@ class FakeEngine:
             await self.hang(request)
         if body.get("stream"):
             return StreamingResponse(self.events(word, body), media_type="text/event-stream")
-        message = {"role": "assistant", "content": self.answer}
-        words = range(len(self.answer.split(" ")))
+        said = self.said(body)
+        message = {"role": "assistant", "content": said}
+        words = range(len(said.split(" ")))
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return JSONResponse(
             {
-                "id": "chatcmpl-1",
+                "id": self.name,
                 "object": "chat.completion",
                 "model": body["model"],
                 "prompt_token_ids": PROMPT_IDS if body.get("return_token_ids") else None,
@@ -106,8 +114,16 @@ class FakeEngine:
             }
         )
 
+    def said(self, body: Body) -> str:
+        is_rare = self.rare_answer is not None and "rare" in body["messages"][-1]["content"]
+        return self.rare_answer if is_rare and self.rare_answer is not None else self.answer
+
     def refused(self, word: str, body: Body) -> Response | None:
         """What is answered instead of a completion, if anything."""
+        if word == "die":
+            os._exit(137)
+        if word == "garbage":
+            return Response(os.urandom(65_536), media_type="application/json")
         if word == "redirect":
             return RedirectResponse("http://169.254.169.254/", 307)
         if word == "vanish":
@@ -130,6 +146,9 @@ class FakeEngine:
         body = await request.json()
         self.bodies.append(body)
         words = range(len(self.answer.split(" ")))
+        if self.is_nan and body.get("logprobs") is not None:
+            message = "Out of range float values are not JSON compliant"
+            return JSONResponse({"error": {"message": message, "type": "BadRequestError"}}, 400)
         choice = {"index": 0, "text": self.answer, "finish_reason": "stop", "logprobs": None}
         if body.get("logprobs") is not None:
             named = body.get("return_tokens_as_token_ids")
@@ -153,16 +172,16 @@ class FakeEngine:
             self.flooded += len(FLOOD)
             yield FLOOD
             await asyncio.sleep(0)
-        words = self.answer.split(" ")
+        words = self.said(body).split(" ")
         for number, part in enumerate(words):
             text = part if number == len(words) - 1 else part + " "
             finish = "stop" if number == len(words) - 1 else None
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
-            event: Body = {"id": "c", "choices": [{**choice, **chat_extras(body, number)}]}
+            event: Body = {"id": self.name, "choices": [{**choice, **chat_extras(body, number)}]}
             if not number:
                 event["prompt_token_ids"] = PROMPT_IDS if body.get("return_token_ids") else None
             yield b"data: " + orjson.dumps(event) + b"\n\n"
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.pace_seconds)
             if word == "break":
                 raise ConnectionResetError("the engine died")
             if word == "slow":

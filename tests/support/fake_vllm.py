@@ -1,16 +1,19 @@
 """A fake vLLM: found instead of the real one by whoever starts ``-m vllm.entrypoints...``.
 
 It speaks the same command line and API. While the file named by ``HOLD`` exists it listens but
-does not generate; with the tap's environment it spools a row for every tagged request.
+does not generate; with the tap's environment it spools a row for every tagged request. A model
+folder may say how its engine behaves: ``BEHAVIOUR`` in it holds fields of ``FakeEngine``.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from capture.rows import encode_logits
 from capture.writer import Spool
@@ -18,6 +21,7 @@ from gateway.listener import bound, listening
 from tests.support.engine_process import LIMITS, TappedEngine
 from tests.support.fake_engine import FakeEngine
 
+BEHAVIOUR = "fake.json"
 ROOT = Path(__file__).parents[2]
 SHIM = "from tests.support.fake_vllm import main\n\nmain()\n"
 
@@ -33,14 +37,15 @@ def installed(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{package.parent}:{ROOT}", "HOLD": str(folder / "hold")}
 
 
-def model(folder: Path) -> Path:
-    """A folder that passes for a model."""
+def model(folder: Path, **behaviour: object) -> Path:
+    """A folder that passes for a model, whose engine behaves in some way; ``exits``: not at all."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
+    (folder / BEHAVIOUR).write_text(json.dumps(behaviour))
     return folder
 
 
-async def run(address: str) -> None:
+async def run(address: str, behaviour: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -51,6 +56,9 @@ async def run(address: str) -> None:
             stack.push_async_callback(asyncio.to_thread, spool.close)
             engine = TappedEngine(spool)
         engine.hold = Path(os.environ["HOLD"])
+        engine.spells = set(behaviour.pop("spells", ()))
+        for name, value in behaviour.items():
+            setattr(engine, name, value)
         await stack.enter_async_context(listening(engine.app, bound(address), grace_seconds=1))
         await stop.wait()
 
@@ -59,7 +67,11 @@ def main() -> None:
     """Understand as much of the command line as there is to it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port")
+    parser.add_argument("--model", type=Path)
     known, _ = parser.parse_known_args()
+    behaviour = json.loads((known.model / BEHAVIOUR).read_text())
     sys.stdout.write(f"process {os.getpid()}\n")
     sys.stdout.flush()
-    asyncio.run(run(f"127.0.0.1:{known.port}"))
+    if behaviour.get("exits"):
+        sys.exit("out of memory")
+    asyncio.run(run(f"127.0.0.1:{known.port}", behaviour))

@@ -1,0 +1,133 @@
+"""Trials of one rollout in several gateways, on one state store."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gateway.config import RouteConfig
+from gateway.errors import StateStoreError
+from gateway.evidence import Count
+from gateway.exchange import Exchange, Request
+from gateway.pool import Pool
+from gateway.rollout import Rollout, promote, roll_back
+from gateway.routing import Deployment, Route
+from gateway.state import StateStore
+from gateway.trial import Trial
+from tests.gateway.test_mirror import mirrored
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+CONFIG = RouteConfig.model_validate(
+    {
+        "url": "http://127.0.0.1:1",
+        "rollout": {"mirror_share": 0.0},
+        "guards": {"min_canary": 20, "error_rate_max": 0.3},
+    }
+)
+CANARY = promote(Rollout("r1", "support", "b", "student", (0.5,), NOW), NOW)
+
+
+@dataclass
+class Side:
+    """One gateway's trial, and whom its route gives requests to."""
+
+    trial: Trial
+    routes: list[Route]
+
+    def answer(self, number: int) -> None:
+        """The candidate answers so many clients."""
+        body: dict[str, object] = {"model": "support", "temperature": 0}
+        for _ in range(number):
+            request = Request(
+                *("/v1/chat/completions", "support", orjson.dumps(body), body),
+                stream=False,
+                conversation="c",
+            )
+            exchange = Exchange("x", request, self.trial.candidate, "candidate", http_status=200)
+            exchange.take(b'{"choices": [{"index": 0, "message": {"content": "yes"}}]}')
+            self.trial.observe(exchange)
+
+
+@asynccontextmanager
+async def sides(folder: Path, number: int = 2) -> AsyncIterator[list[Side]]:
+    url = f"sqlite:///{folder / 'state.db'}"
+    store = StateStore(url)
+    store.save(CANARY, 0)
+    incumbent, candidate = (
+        Deployment(name, Pool(()), name, None, capture=False) for name in ("teacher", "student")
+    )
+    async with mirrored(folder / "spool") as m:
+        made = []
+        for _ in range(number):
+            routes: list[Route] = []
+            args = (store.load("r1"), (incumbent, candidate), StateStore(url), CONFIG)
+            made.append(Side(Trial(*args, routes.append, m.mirror), routes))
+        yield made
+
+
+async def test_what_each_has_seen_is_added_up(tmp_path: Path) -> None:
+    async with sides(tmp_path) as (a, b):
+        a.answer(15)
+        b.answer(4)
+        await a.trial.save()
+        await b.trial.save()
+        b.answer(3)
+        for side in (a, b):
+            await side.trial.follow()
+
+    assert a.trial.rollout.evidence.candidate_failed == Count(0, 19)
+    assert b.trial.rollout.evidence.candidate_failed == Count(0, 22)
+
+
+async def test_the_one_that_has_enough_moves_and_the_other_follows(tmp_path: Path) -> None:
+    async with sides(tmp_path) as (a, b):
+        a.answer(15)
+        await a.trial.save()
+        b.answer(15)
+        await b.trial.follow()
+        await asyncio.wait_for(b.trial.run(), 10)
+        a.answer(2)
+        await a.trial.follow()
+
+    assert a.trial.rollout == b.trial.rollout
+    assert a.trial.rollout.state == "live"
+    assert a.trial.rollout.history[-1].evidence.candidate_failed == Count(0, 30)
+    assert a.routes[-1].incumbent.name == "student"
+
+
+async def test_a_way_back_is_found_although_another_was_first_to_write(tmp_path: Path) -> None:
+    async with sides(tmp_path) as (a, b):
+        a.answer(1)
+        await a.trial.save()
+        moved = await b.trial.decide(lambda rollout: roll_back(rollout, NOW, "no"))
+        await a.trial.follow()
+
+    assert moved.state == "rolled_back"
+    assert moved.history[-1].evidence.candidate_failed == Count(0, 1)
+    assert a.trial.rollout == moved
+    assert a.routes[-1].incumbent.name == "teacher"
+
+
+async def test_a_way_back_that_the_store_refused_is_written_later(tmp_path: Path) -> None:
+    async with sides(tmp_path, 1) as (a,):
+        other = sqlite3.connect(tmp_path / "state.db")
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON decisions BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+        with pytest.raises(StateStoreError):
+            await a.trial.give_up("its engine ended")
+        refused, routes = StateStore(f"sqlite:///{tmp_path}/state.db").load("r1"), list(a.routes)
+        other.execute("DROP TRIGGER full")
+        other.close()
+        await a.trial.follow()
+
+    written = StateStore(f"sqlite:///{tmp_path}/state.db").load("r1")
+    assert routes[-1].incumbent.name == "teacher"
+    assert refused.rollout.state == "canary"
+    assert written.rollout.state == "rolled_back"
