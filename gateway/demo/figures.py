@@ -27,7 +27,7 @@ def cost(names: Sequence[str], megabytes: Sequence[float], speeds: Sequence[floa
     axes.set_xlabel("weights on disk, MB")
     axes.set_xlim(0, max(megabytes) * 1.3)
     axes.set_ylim(0, max(speeds) * 1.2)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper right")  # what is large is slow
     return svg(axes)
 
 
