@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from py3langid import classify
 from transformers import AutoTokenizer
 
 from capture.log import Log
@@ -115,12 +116,19 @@ def compare_models(teacher: Path, student: Path, wish: Wish, place: Place) -> Do
     return content
 
 
-def slices_of(rows: Rows, prompts: Sequence[str], answer_tokens: Floats, seed: int) -> list[Slice]:
+def slices_of(
+    rows: Rows,
+    prompts: Sequence[str],
+    languages: Sequence[str],
+    answer_tokens: Floats,
+    seed: int,
+) -> list[Slice]:
     """Every slice that has enough rows.
 
     Args:
         rows: Of the log.
         prompts: Their texts.
+        languages: They are written in.
         answer_tokens: Length of the teacher's own answer to each.
         seed: Of grouping by topic.
     """
@@ -129,6 +137,7 @@ def slices_of(rows: Rows, prompts: Sequence[str], answer_tokens: Floats, seed: i
     prompt_tokens = rows.dataset.prompt_ids.lengths.astype(np.float64)
     return [
         *(each for name in ORIGINS for each in by_label(name, rows.origins[name])),
+        *by_label("language", languages),
         *by_quantile("prompt length", prompt_tokens, LENGTH_GROUPS, "tokens"),
         *by_quantile("answer length", answer_tokens, LENGTH_GROUPS, "tokens"),
         *by_quantile("rarity", rows.rarity, unit="nats"),
@@ -137,21 +146,27 @@ def slices_of(rows: Rows, prompts: Sequence[str], answer_tokens: Floats, seed: i
     ]
 
 
+def language_of(text: str) -> str:
+    """The likeliest language, as a code of ISO 639; of a word or two it is a guess."""
+    return str(classify(text)[0])
+
+
 def _findings(
     teacher: Path, rows: Rows, sides: dict[str, Side], metric: Metric | None, seed: int
 ) -> Findings:
     ours, theirs = sides["student"], sides["teacher"]
     # With the marks between turns, or the end of one and the beginning of the next are one word.
     prompts = _prompts(teacher, rows, skip_special_tokens=False)
+    plain = _prompts(teacher, rows, skip_special_tokens=True)
     answered = zip(rows.exchange_ids, prompts, ours.answers, theirs.answers, strict=True)
     pairs = [Pair(*each) for each in answered]
     lengths = np.array([len(each.token_ids) for each in theirs.answers], np.float64)
     return Findings(
         pairs,
-        *_scores(pairs, _prompts(teacher, rows, skip_special_tokens=True), metric),
+        *_scores(pairs, plain, metric),
         student_forced=ours.forced,
         teacher_forced=theirs.forced,
-        slices=slices_of(rows, prompts, lengths, seed),
+        slices=slices_of(rows, prompts, [*map(language_of, plain)], lengths, seed),
     )
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from capture.log import Log
 from gateway.__main__ import main
+from quant.compare.comparison import language_of, slices_of
 from quant.compare.rows import Choice, choose_rows
 from tests.support.answered_rows import answer, write_log
 from tests.support.fake_judge import NAME, likes_long
@@ -134,6 +135,17 @@ def is_near_the_trainers_figures(home: Path, looks: dict[str, dict[str, float]],
         assert look["kl_nats"] <= quality.kl_to_teacher_nats + 1e-4
         assert look["covered"] > 0.95
     assert looks["teacher"]["kl_nats"] < 1e-3 < looks["student"]["kl_nats"]
+
+
+def test_the_rows_of_a_language_are_a_slice(home: Path) -> None:
+    log, teacher, student = Log(home / "log"), home / "teacher", home / "student"
+    rows = choose_rows(log, teacher, student, Choice("true", 60, 0.9))
+    texts = ["Wo ist mein Paket, bitte?", "Where is my parcel, please?"] * 30
+
+    slices = slices_of(rows, texts, [language_of(text) for text in texts], np.ones(60), 0)
+
+    found = {each.name: each.rows.tolist() for each in slices if each.kind == "language"}
+    assert found == {"de": list(range(0, 60, 2)), "en": list(range(1, 60, 2))}
 
 
 @pytest.mark.parametrize(
