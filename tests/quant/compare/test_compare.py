@@ -140,12 +140,12 @@ def is_near_the_trainers_figures(home: Path, looks: dict[str, dict[str, float]],
 def test_the_rows_of_a_language_are_a_slice(home: Path) -> None:
     log, teacher, student = Log(home / "log"), home / "teacher", home / "student"
     rows = choose_rows(log, teacher, student, Choice("true", 60, 0.9))
-    texts = ["Wo ist mein Paket, bitte?", "Where is my parcel, please?"] * 30
+    texts = ["Où est ma commande ?", "Where is my parcel, please?"] * 30
 
     slices = slices_of(rows, texts, [language_of(text) for text in texts], np.ones(60), 0)
 
     found = {each.name: each.rows.tolist() for each in slices if each.kind == "language"}
-    assert found == {"de": list(range(0, 60, 2)), "en": list(range(1, 60, 2))}
+    assert found == {"fr": list(range(0, 60, 2)), "en": list(range(1, 60, 2))}
 
 
 @pytest.mark.parametrize(
