@@ -50,3 +50,13 @@ def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def bucket(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     with new_bucket(s3_port, monkeypatch) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def float32_products() -> Iterator[None]:
+    """Products of float32 weights stay in float32, on CPUs that are faster in bfloat16 too."""
+    from trainer import precision  # noqa: PLC0415 - loads torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "has_bfloat16", lambda _: False)
+        yield

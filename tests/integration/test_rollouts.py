@@ -11,7 +11,10 @@ from trainer.remote import Engine
 from trainer.scoring import score_answers
 from trainer.student import open_teacher
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [
+    *(pytest.mark.engine, pytest.mark.timeout(600)),
+    pytest.mark.usefixtures("float32_products"),  # as the engine's
+]
 PROMPTS = [np.array(ids, np.int32) for ids in ([9, 50, 7], [200] * 70, [31, 8, 120, 77, 14, 66])]
 
 

@@ -128,7 +128,7 @@ def in_four_bit_floats(home: Path) -> Path:
     return home / "made"
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, at an import
 def test_a_model_is_measured_as_the_targets_kernel_computes_it(tmp_path: Path) -> None:
     scheme = find_scheme("nvfp4", "hopper")
     folder, ids = in_four_bit_floats(tmp_path), np.arange(5, 25)

@@ -77,7 +77,7 @@ def roll_out(home: Path, folder: str, *words: str, student: str = "student") -> 
 
 
 @pytest.fixture(scope="module")
-def made(home: Path) -> Path:
+def made(home: Path, float32_products: None) -> Path:  # noqa: ARG001 - to compare exactly
     result = roll_out(home, "made", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["added"] == NUM_ROWS

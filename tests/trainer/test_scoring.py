@@ -18,6 +18,8 @@ from trainer.remote import Engine
 from trainer.scoring import Scores, kept, score_answers
 from trainer.student import open_teacher
 
+pytestmark = pytest.mark.usefixtures("float32_products")
+
 
 def ids(*values: int) -> np.ndarray:
     return np.array(values, np.int32)

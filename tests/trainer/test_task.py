@@ -13,6 +13,7 @@ from trainer.dataset import from_table
 from trainer.examination import Examination
 from trainer.task import Task
 
+pytestmark = pytest.mark.usefixtures("float32_products")
 ROWS = np.arange(40)  # more than are answered at a time
 
 
