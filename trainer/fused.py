@@ -61,7 +61,7 @@ class Chunk:
 @torch.no_grad()
 def each_seen(hidden_ND: Tensor, weight_VD: Tensor, targets: Targets) -> Iterator[Chunk]:
     """Look at all positions, a chunk at a time."""
-    for rows in _chunks(hidden_ND, len(weight_VD)):
+    for rows in chunks(hidden_ND, len(weight_VD)):
         part = targets.part(rows)
         scores_CV = hidden_ND[rows] @ weight_VD.T
         scores_CV = scores_CV.to(torch.promote_types(scores_CV.dtype, torch.float32))
@@ -97,7 +97,7 @@ class _Fused(torch.autograd.Function):
         grad_ND = torch.empty_like(hidden_ND, dtype=wide) if needs_hidden else None
         grad_VD = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
         total = hidden_ND.new_zeros((), dtype=wide)
-        for rows in _chunks(hidden_ND, len(weight_VD)):
+        for rows in chunks(hidden_ND, len(weight_VD)):
             hidden_CD, part = hidden_ND[rows], targets.part(rows)
             scores_CV = (hidden_CD @ matrix_VD.T).to(wide)
             value, grad_CV = _chunk_loss(scores_CV, part, loss, weights_N[rows].to(wide))
@@ -164,7 +164,8 @@ def _leaves(
     return Seen(*leaves), leaves
 
 
-def _chunks(hidden_ND: Tensor, vocabulary: int) -> list[slice]:
+def chunks(hidden_ND: Tensor, vocabulary: int) -> list[slice]:
+    """Cut positions into as many at a time as may have their scores in memory."""
     least = GPU_CHUNK_ROWS if hidden_ND.is_cuda else 1
     size = max(least, CHUNK_BYTES // (4 * vocabulary))
     return [slice(start, start + size) for start in range(0, len(hidden_ND), size)]

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from capture.adaptive import Floats, Limits, kept_sizes, tail_logprobs
 from capture.topk import candidates
 from trainer.answering import Answer, Tokens
+from trainer.fused import chunks
 from trainer.precision import fast_products
 
-CHUNK_BYTES = 64 * 1024 * 1024  # of scores in float32
 LIMITS = Limits(1, 64, 0.995)  # what capture keeps by default
 
 
@@ -87,7 +87,6 @@ def _laid_out(answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
 
 def _candidates(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tokens, Floats]]:
     """The likeliest tokens, some positions at a time: whole rows of scores are large."""
-    size = max(1, CHUNK_BYTES // (4 * len(weight_VD)))
-    for start in range(0, len(hidden_ND), size):
-        found = candidates(hidden_ND[start : start + size] @ weight_VD.T, LIMITS)
+    for rows in chunks(hidden_ND, len(weight_VD)):
+        found = candidates(hidden_ND[rows] @ weight_VD.T, LIMITS)
         yield found.ids_RK.cpu().numpy(), found.logprobs_RK.cpu().numpy()

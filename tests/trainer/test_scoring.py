@@ -10,7 +10,7 @@ from capture.adaptive import Limits
 from capture.errors import ConfigError
 from tests.support.model_server import ModelServer, model_server
 from tests.support.tiny_model import make_tiny_model
-from trainer import endpoint, scoring
+from trainer import endpoint, fused
 from trainer.answering import Answer, Sampling
 from trainer.endpoint import only_model, open_endpoint
 from trainer.errors import EndpointError
@@ -64,11 +64,11 @@ def check(scores: Scores, logprobs_NV: np.ndarray, k_max: int) -> None:
     assert start == len(scores.topk_ids)
 
 
-@pytest.mark.parametrize("chunk_bytes", [4 * 261, scoring.CHUNK_BYTES])
+@pytest.mark.parametrize("chunk_bytes", [4 * 261, fused.CHUNK_BYTES])
 def test_a_teacher_scores_every_token_of_an_answer(
     folder: Path, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(fused, "CHUNK_BYTES", chunk_bytes)
     teacher = open_teacher(folder, torch.device("cpu"))
 
     for answer, scores in zip(ANSWERS, score_answers(teacher, ANSWERS), strict=True):
