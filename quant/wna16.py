@@ -1,8 +1,9 @@
 """A kernel that vLLM's CPU build lacks: rounded weights times inputs as they come.
 
-vLLM's own takes 4-bit weights only and needs AVX-512; without that it ends the engine at the first
-request. This one leaves the product to torch, which has it for AVX2 too and for 8-bit weights.
-vLLM finds it by the entry point ``vllm.general_plugins``, in whatever process serves a model.
+vLLM's own takes 4-bit weights only, needs AVX-512 and bfloat16, and without them ends the engine
+at the first request. This one leaves the product to torch, which has it for AVX2 too and for 8-bit
+weights. vLLM finds it by the entry point ``vllm.general_plugins``, in whatever process serves a
+model.
 
 Shape suffixes: N tokens, O output channels, I input channels, G groups of input channels.
 """
@@ -21,6 +22,8 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
 from vllm.platforms import current_platform
 from vllm.platforms.interface import PlatformEnum
 from vllm.scalar_type import scalar_types
+
+from capture.host import dtype_args
 
 GROUP_SIZES = (32, 64, 128, 256)  # of torch's product for 4 bits
 WHOLE_CHANNEL = -1
@@ -91,6 +94,7 @@ def register() -> None:
     if not current_platform.is_cpu():
         return
     register_linear_kernel(TorchWNA16LinearKernel, PlatformEnum.CPU)
-    if not torch.cpu._is_avx512_supported():
+    # Without bfloat16 an engine computes in float32 (`capture.host.dtype_args`).
+    if not torch.cpu._is_avx512_supported() or dtype_args():
         disabled = os.environ.get(DISABLED, "")
         os.environ[DISABLED] = ",".join(filter(None, (disabled, VLLMS_OWN)))

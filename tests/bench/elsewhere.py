@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from capture.host import SMALL_ENGINE_ENV
+from capture.host import SMALL_ENGINE_ENV, dtype_args
 from quant.agreement import own_logprobs
 from quant.calibration import Tokens
 from quant.config import QuantConfig
@@ -90,10 +90,11 @@ def serve_all(folder: Path) -> list[dict[str, Any]]:
     content = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     (folder / "prompts.json").write_text(json.dumps(content["prompts"]), encoding="utf-8")
     plain = np.concatenate(content["ours"][PLAIN])
+    dtype = dtype_args()[-1] if dtype_args() else "auto"
     rows = []
     for name, ours in content["ours"].items():
-        words = ["-m", "tests.support.engine_logprobs", folder / "prompts.json", folder / name]
-        command = [sys.executable, *map(str, words)]
+        words = ["-m", "tests.support.engine_logprobs", dtype, folder / "prompts.json"]
+        command = [sys.executable, *map(str, words), str(folder / name)]
         env = {**os.environ, **SMALL_ENGINE_ENV}
         told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         row: dict[str, Any] = {"scheme": name, "error": told.stderr[-3000:]}

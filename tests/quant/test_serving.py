@@ -21,7 +21,8 @@ from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
 from trainer.student import open_teacher
 
-CONFIG = QuantConfig(calibration_rows=16, floor=0.0)
+IN_FLOAT32 = (*QuantConfig().engine_args, "--dtype", "float32")  # to compare exactly
+CONFIG = QuantConfig(calibration_rows=16, floor=0.0, engine_args=IN_FLOAT32)
 
 
 @dataclass(frozen=True)

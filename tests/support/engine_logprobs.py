@@ -1,6 +1,7 @@
 """Log-probabilities that vLLM gives the tokens of some prompts, model after model in one process.
 
-Run as a program: arguments are a JSON file of prompts and the models' folders; prints JSON.
+Run as a program: arguments are a dtype of vLLM's, a JSON file of prompts and the models' folders;
+prints JSON.
 """
 
 import gc
@@ -10,14 +11,10 @@ from pathlib import Path
 
 from vllm import LLM, SamplingParams
 
-from capture.host import dtype_args
 
-
-def main(prompts_file: str, *folders: str) -> None:
+def main(dtype: str, prompts_file: str, *folders: str) -> None:
     prompts = json.loads(Path(prompts_file).read_text())
-    dtype = dtype_args()[1] if dtype_args() else "auto"
-    found = {folder: logprobs(folder, prompts, dtype) for folder in folders}
-    print(json.dumps(found))  # noqa: T201 - what it is for
+    print(json.dumps({folder: logprobs(folder, prompts, dtype) for folder in folders}))  # noqa: T201
 
 
 def logprobs(folder: str, prompts: list[list[int]], dtype: str) -> list[list[float]]:
