@@ -18,7 +18,6 @@ import torch.distributed as dist
 
 import trainer.training as training_module
 from capture.log import Snapshot
-from trainer import precision
 from trainer.config import TrainerConfig, load
 from trainer.distillation import Distillation
 from trainer.launch import launch
@@ -30,10 +29,6 @@ from trainer.scale import Group, joined
 from trainer.shards import make_learner
 
 KILLED_AFTER = 12  # steps
-FLOAT32 = "RETORT_TEST_FLOAT32"  # in the environment: train in float32, whatever the CPU has
-
-if FLOAT32 in os.environ:
-    precision.has_bfloat16 = lambda _: False  # type: ignore[assignment]
 
 
 def learn(run: Distillation, learner: Learner, last: int, done: Done) -> list[tuple[float, float]]:
