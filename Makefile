@@ -59,10 +59,10 @@ bench-swap: install
 bench-log: install
 	$(BIN)/python -m tests.bench.log $(if $(LOG),--log $(LOG))
 
-# What the teacher's distribution is worth, on the demo's data or, with DATA and TEACHER, on others; FULL=1: three seeds.
+# What the teacher's distribution is worth, on the demo's data or, with DATA and TEACHER, on others; FULL=1: the whole table.
 bench-distill: install
 	$(BIN)/python -m tests.bench.distill $(if $(DATA),--data $(DATA)) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(STEPS),--steps $(STEPS)) \
-	  $(if $(FULL),--seeds 3)
+	  $(if $(FULL),--full)
 
 # Memory and time of projection and loss, fused beside plain, at two vocabularies.
 bench-loss: install

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM
 
 from tests.bench.distill import trl
-from tests.bench.distill.__main__ import gap_closed, prompts_ratio
+from tests.bench.distill.__main__ import gap_closed, in_equal_seconds, prompts_ratio
 from tests.bench.distill.arms import cut_to, some, with_everything
 from tests.bench.distill.jobs import Place, by_prompt
 from tests.bench.distill.wide import widen
@@ -71,12 +71,13 @@ def test_some_answers_are_whole_answers(whole: Dataset) -> None:
     assert sorted(by_prompt(whole)) == list(range(8))
 
 
-def rows(**kls: float) -> list[dict[str, Any]]:
+def rows(seconds: float = 10.0, equal: str = "steps", **kls: float) -> list[dict[str, Any]]:
     """KL by arm and number of prompts, such as ``bc_2000``."""
     found = []
     for name, kl in kls.items():
         arm, _, prompts = name.rpartition("_")
-        found.append({"arm": arm, "prompts": int(prompts), "kl_nats": kl, "seed": 0})
+        run = {"arm": arm, "prompts": int(prompts), "seed": 0, "equal": equal, "steps": 400}
+        found.append({**run, "seconds": seconds, "kl_nats": kl})
     return found
 
 
@@ -84,6 +85,24 @@ def test_the_gap_is_measured_with_all_prompts() -> None:
     measured = rows(bc_2000=0.10, full_2000=0.02, bucket_k16_2000=0.04, bc_500=0.2)
 
     assert gap_closed(measured, "bucket_k16") == pytest.approx(0.75)
+
+
+def test_in_equal_seconds_what_is_slower_makes_fewer_steps() -> None:
+    cloned, slower = (
+        rows(bc_2000=0.10, bc_500=0.2),
+        rows(12.5, full_2000=0.02, bucket_k16_2000=0.04),
+    )
+
+    jobs = in_equal_seconds(cloned + slower)
+
+    assert {(job.arm, job.prompts, job.steps) for job in jobs} == {
+        ("full", 2000, 320),
+        ("bucket_k16", 2000, 320),
+    }
+    timed = rows(equal="seconds", full_2000=0.05, bucket_k16_2000=0.06)
+    everything = cloned + slower + timed
+    assert gap_closed(everything, "bucket_k16") == pytest.approx(0.75)
+    assert gap_closed(everything, "bucket_k16", "seconds") == pytest.approx(0.8)
 
 
 def test_prompts_are_read_off_between_two_sizes() -> None:

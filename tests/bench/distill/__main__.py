@@ -3,7 +3,8 @@
 ``make bench-distill [DATA=folder TEACHER=folder]`` captures the teacher's answers to prompts in
 vLLM through the tap, cuts one student from it, trains that student each way, and measures all on
 held-out prompts, and then the loop's speed beside TRL's. Writes ``bench/distill.json`` and prints
-the tables.
+the tables. ``FULL=1``: three seeds, the two that are compared with all prompts too, and all arms
+once more for as many seconds as behaviour cloning takes.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,6 +43,8 @@ from trainer.student import open_teacher
 
 SIZES = (250, 500, 1000, 2000)
 COMPARED = ("bc", "bucket_adaptive")  # at every number of prompts
+CLOSING = ("bucket_k16", "draws_k16", "renorm_k12")  # whose share of the gap is told
+SEEDS = {False: 1, True: 3}  # of a full run
 NUM_HELDOUT = 400
 console = Console(stderr=True)
 Rows = Sequence[dict[str, Any]]
@@ -50,17 +53,19 @@ Rows = Sequence[dict[str, Any]]
 def main() -> int:
     """Capture, train, measure, write."""
     options = read_options()
-    traffic, test = chosen_prompts(options.data, max(options.sizes), options.seed)
+    traffic, test = chosen_prompts(options.data, None if options.full else max(SIZES), options.seed)
     with tempfile.TemporaryDirectory(prefix="retort-bench-") as folder, progress() as bar:
         place = Place(options.teacher.resolve(), Path(folder))
         prepare(place, traffic, test, bar)
-        rows = train_all(place, options, bar)
+        sizes = {*SIZES, len(traffic)} if options.full else {*SIZES}
+        rows = train_all(place, options, sizes, bar)
         speed = beside_trl(place, options.out / "peers", bar)
     document = {
         "task": options.data.name,
         "rows": rows,
-        "gap_closed": {
-            name: gap_closed(rows, name) for name in ("bucket_k16", "draws_k16", "renorm_k12")
+        "gap_closed": {name: gap_closed(rows, name) for name in CLOSING},
+        "gap_closed_in_equal_seconds": {
+            name: gap_closed(rows, name, "seconds") for name in CLOSING if options.full
         },
         **prompts_ratio(rows),
         **speed,
@@ -80,8 +85,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="a Hugging Face folder; default: the demo's")
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="where the demo's are")
     parser.add_argument("--out", type=Path, default=Path("bench"))
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--full", action="store_true", help="the whole table, about an hour")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0, help="which prompts are asked")
     options = parser.parse_args()
@@ -92,7 +96,7 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def chosen_prompts(data: Path, number: int, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+def chosen_prompts(data: Path, number: int | None, seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts of the traffic, each once, and held-out ones with their right answers."""
     order = np.random.default_rng(seed).permutation
     named = [data / name for name in ("train.jsonl", "prompts.jsonl")]
@@ -174,39 +178,71 @@ def cut_student(place: Place, dataset: Dataset) -> None:
     student.save_pretrained(place.home / "start")
 
 
-def train_all(place: Place, options: argparse.Namespace, bar: Progress) -> list[dict[str, Any]]:
-    """Every arm with all prompts, two of them with fewer, a process per core."""
-    most = max(options.sizes)
+def train_all(
+    place: Place, options: argparse.Namespace, sizes: Set[int], bar: Progress
+) -> list[dict[str, Any]]:
+    """Every arm with the largest of SIZES, two of them with others; a process per core."""
     jobs = [
-        Job(arm, size, seed, options.steps)
-        for seed in range(options.seeds)
-        for size in sorted(options.sizes, reverse=True)
+        Job(arm, size, seed, options.steps, "steps")
+        for seed in range(SEEDS[options.full])
+        for size in sorted(sizes, reverse=True)
         for arm in ARMS
-        if size == most or arm in COMPARED
+        if size == max(SIZES) or arm in COMPARED
     ]
     task = bar.add_task("students", total=len(jobs))
-    rows = []
     workers = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        running = [pool.submit(run, job, place, options.data.name) for job in jobs]
-        for done in as_completed(running):
-            rows.append(done.result())
-            bar.advance(task)
+
+        def train_each(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+            running = [pool.submit(run, job, place, options.data.name) for job in jobs]
+            for done in as_completed(running):
+                bar.advance(task)
+                yield done.result()
+
+        rows = list(train_each(jobs))
+        if options.full:
+            timed = in_equal_seconds(rows)
+            bar.update(task, total=len(jobs) + len(timed))
+            rows += train_each(timed)
     place_of = list(ARMS).index
-    return sorted(rows, key=lambda row: (place_of(row["arm"]), row["prompts"], row["seed"]))
+    return sorted(
+        rows,
+        key=lambda row: (
+            row["equal"] == "seconds",
+            place_of(row["arm"]),
+            row["prompts"],
+            row["seed"],
+        ),
+    )
 
 
-def kl(rows: Rows, arm: str, prompts: int | None = None) -> float:
-    """Median KL of an arm over its seeds; with all prompts unless told otherwise."""
-    size = max(row["prompts"] for row in rows) if prompts is None else prompts
-    found = [row["kl_nats"] for row in rows if row["arm"] == arm and row["prompts"] == size]
+def in_equal_seconds(rows: Rows) -> list[Job]:
+    """Every arm for as long as behaviour cloning took, by the steps that it made in its time."""
+    took = {(row["arm"], row["seed"]): row for row in rows if row["prompts"] == max(SIZES)}
+    return [
+        Job(
+            arm,
+            max(SIZES),
+            seed,
+            round(row["steps"] * took["bc", seed]["seconds"] / row["seconds"]),
+            "seconds",
+        )
+        for (arm, seed), row in took.items()
+        if arm != "bc"
+    ]
+
+
+def kl(rows: Rows, arm: str, prompts: int = max(SIZES), equal: str = "steps") -> float:
+    """Median KL of an arm over its seeds."""
+    wanted = (arm, prompts, equal)
+    found = [row["kl_nats"] for row in rows if (row["arm"], row["prompts"], row["equal"]) == wanted]
     return float(statistics.median(found))
 
 
-def gap_closed(rows: Rows, arm: str) -> float:
+def gap_closed(rows: Rows, arm: str, equal: str = "steps") -> float:
     """Share of the way from behaviour cloning's KL to the whole distribution's."""
-    worst, best = kl(rows, "bc"), kl(rows, "full")
-    return (worst - kl(rows, arm)) / (worst - best)
+    worst, best = kl(rows, "bc"), kl(rows, "full", equal=equal)
+    return (worst - kl(rows, arm, equal=equal)) / (worst - best)
 
 
 def prompts_ratio(rows: Rows) -> dict[str, float | bool]:
@@ -218,7 +254,7 @@ def prompts_ratio(rows: Rows) -> dict[str, float | bool]:
     """
     cloning, matching = COMPARED
     sizes = sorted({row["prompts"] for row in rows if row["arm"] == matching})
-    wanted = kl(rows, cloning)
+    wanted = kl(rows, cloning, sizes[-1])
     reached = [kl(rows, matching, size) for size in sizes]
     for place, value in enumerate(reached):
         if value > wanted:
@@ -239,7 +275,19 @@ def progress() -> Progress:
 
 def show(document: dict[str, object], rows: Rows) -> None:
     """Print what was written."""
-    names = ("arm", "loss", "k", "prompts", "seed", "seconds", "kl_nats", "metric", "ece")
+    names = (
+        "arm",
+        "loss",
+        "k",
+        "prompts",
+        "seed",
+        "equal",
+        "steps",
+        "seconds",
+        "kl_nats",
+        "metric",
+        "ece",
+    )
     table = Table(*names, "gradient_cosine")
     for row in rows:
         cells = [row[name] for name in (*names, "gradient_cosine")]
