@@ -57,6 +57,9 @@ class Pilot:
 def run_pilot(run: Distillation, audience: Audience) -> Pilot:
     """Train the run's student for short whiles, on as small a part of its prompts each.
 
+    They are measured on the rows that the whole run will be measured on at its end, since other
+    held-out rows may be easier or harder by more than a prediction is wide.
+
     Args:
         run: Whose student is changed and must not be used afterwards.
         audience: Told of every step.
@@ -74,7 +77,7 @@ def run_pilot(run: Distillation, audience: Audience) -> Pilot:
     recipe, start = run.recipe, weights_of(run.student)
     planned = levels(recipe.steps)
     dataset = run.material.dataset
-    looked_at, _ = divide(dataset, run.material.heldout_rows, run.config.eval_rows)
+    _, measured = divide(dataset, run.material.heldout_rows, run.config.eval_rows)
     audience.expect(sum(planned))
     trials, steps_before = [], 0
     for steps in planned:
@@ -86,7 +89,7 @@ def run_pilot(run: Distillation, audience: Audience) -> Pilot:
         for step in train(learner, dataset, rows, short):
             audience.step(replace(step, number=steps_before + step.number))
         steps_before += steps
-        quality = run.examination.of(run.student, looked_at)
+        quality = run.examination.of(run.student, measured)
         trials.append(Trial(share, steps, len(rows), quality.distance_nats, quality.metric))
     shares = [trial.share for trial in trials]
     missing = predict(shares, [1 - trial.metric for trial in trials])

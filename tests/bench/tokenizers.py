@@ -10,7 +10,6 @@ prompts that they answer word for word as the teacher did.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from capture.log import Log
+from tests.bench.distilling import told
 from tests.bench.models import demo_teacher
 from trainer.config import CutConfig
 from trainer.dataset import COLUMNS, from_table
@@ -59,6 +59,7 @@ def main() -> int:
     """Cut, train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=Path("demo"), help="of `retort demo`")
+    parser.add_argument("--teacher", type=Path, help="who answered; default: the demo's own")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="what its BPE learns")
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=600)
@@ -69,9 +70,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="retort-bench-") as name:
         work = Path(name)
         (work / "same.py").write_text(METRIC, encoding="utf-8")
-        shared = make_students(demo_teacher(home), Log(home / "log"), work, options)
+        teacher, log = (options.teacher or demo_teacher(home)).resolve(), home / "log"
+        shared = make_students(teacher, Log(log), work, options)
         jobs = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
-        run = partial(train, home=home, work=work, steps=options.steps)
+        run = partial(train, log=log, teacher=teacher, work=work, steps=options.steps)
         with ThreadPoolExecutor(2) as pool:  # one core each
             rows = list(pool.map(run, *zip(*jobs, strict=True)))
     document = {"vocabulary": options.vocabulary, "shared_tokens": shared, "rows": rows}
@@ -157,7 +159,7 @@ def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     return [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
 
 
-def train(arm: str, seed: int, home: Path, work: Path, steps: int) -> dict[str, Any]:
+def train(arm: str, seed: int, log: Path, teacher: Path, work: Path, steps: int) -> dict[str, Any]:
     """Run ``retort distill`` once."""
     chosen = ARMS[arm]
     name = f"{list(ARMS).index(arm)}-{seed}"
@@ -165,9 +167,9 @@ def train(arm: str, seed: int, home: Path, work: Path, steps: int) -> dict[str, 
     path.write_text(
         f"""\
 [trainer]
-log = {json.dumps(str(home / "log"))}
+log = {json.dumps(str(log))}
 where = "role = 'incumbent'"
-teacher = {json.dumps(str(demo_teacher(home)))}
+teacher = {json.dumps(str(teacher))}
 student = "{chosen.student}"
 out = "{name}"
 loss = "{chosen.loss}"
@@ -182,11 +184,7 @@ baseline = false
 """,
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "gateway", "distill", "-c", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{arm}: {done.stderr[-2000:]}")
-    metrics = json.loads((work / name / "metrics.json").read_text(encoding="utf-8"))
+    metrics = told(path)
     console.print(f"{arm}, seed {seed}: {metrics['heldout']['metric']:.3f}")
     return {
         "arm": arm,

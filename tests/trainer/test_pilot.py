@@ -53,3 +53,14 @@ def test_plan_pilot_says_what_the_whole_run_would_reach(tmp_path: Path) -> None:
     assert 0 < kl["low"] <= kl["median"] <= kl["high"]
     assert 0 <= pilot["metric"]["low"] <= pilot["metric"]["high"] <= 1
     assert not (home / "out").exists()
+
+
+def test_a_pilot_is_measured_on_the_rows_that_the_whole_run_will_be(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    idle = write_config(home, steps="300", learning_rate="1e-12", baseline="false")
+    pilot = json.loads(distill(idle, "plan", "--pilot").stdout)["pilot"]
+    whole = json.loads(distill(idle).stdout)
+
+    reached = [trial["kl_to_teacher_nats"] for trial in pilot["trials"]]
+    before = whole["heldout_before_training"]["kl_to_teacher_nats"]
+    assert reached == pytest.approx([before] * 4, rel=1e-4)
