@@ -135,8 +135,12 @@ class WireAnswer:
         parts = [part for part in (*items, document) if isinstance(part, dict)]
         for part in parts:
             self._hide(part)
-        is_empty = bool(items) and not document.get("usage") and all(map(_is_empty, items))
-        return None if is_empty and self.request.hidden else document
+        return None if self.hides and is_empty(document) else document
+
+    @property
+    def hides(self) -> bool:
+        """Whether something is to be taken out again."""
+        return bool(self.request.hidden)
 
     def _hear(self, document: Json, items: list[Json]) -> None:
         """Keep what a document says of distributions."""
@@ -236,11 +240,15 @@ def _id(name: str) -> int | None:
     return int(number) if number != name and number.isdigit() else None
 
 
-def _is_empty(item: object) -> bool:
-    """Whether a stream's choice says nothing, sent only to carry logprobs."""
-    if not isinstance(item, dict):
+def is_empty(document: Json) -> bool:
+    """Whether a stream's document says nothing, sent only to carry logprobs."""
+    items = document.get("choices")
+    if not isinstance(items, list) or not items or document.get("usage"):
         return False
-    return item.get("delta") == {} and item.get("finish_reason") is None
+    return all(
+        isinstance(item, dict) and item.get("delta") == {} and item.get("finish_reason") is None
+        for item in items
+    )
 
 
 def _flags(parsed: Mapping[str, Any]) -> Flag:

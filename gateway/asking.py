@@ -108,9 +108,10 @@ class Asking:
         exchange.http_status = response.status
         chunks: AsyncIterator[bytes] = response.content.iter_any()
         missing = response.content_length
-        if exchange.wire is not None and response.status == OK:
+        listener = exchange.wire or exchange.cascade
+        if listener is not None and response.status == OK:
             headers = [(name, value) for name, value in headers if name.lower() != CONTENT_LENGTH]
-            chunks = stripped(chunks, exchange.wire, stream=exchange.request.stream)
+            chunks = stripped(chunks, listener, stream=exchange.request.stream)
             missing = None
         start = {"type": "http.response.start", "status": response.status, "headers": headers}
         if missing is None:

@@ -291,6 +291,7 @@ def check_folders(config: GatewayConfig) -> None:
 def _placed(route: RouteConfig, home: Path) -> RouteConfig:
     """A route whose folders are taken from one."""
     folders = {"model": route.model, "tokenizer": route.tokenizer}
-    return route.model_copy(
-        update={name: home / folder for name, folder in folders.items() if folder}
-    )
+    changes: dict[str, object] = {name: home / each for name, each in folders.items() if each}
+    if route.cascade is not None:
+        changes["cascade"] = route.cascade.placed(home)
+    return route.model_copy(update=changes)

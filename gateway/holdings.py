@@ -136,5 +136,6 @@ async def opened_serving(
             wire=wire,
             on_refused=in_turn(metrics.refuse, *observers.refused),
             on_cascade=metrics.count_cascade,
+            trainings=await asyncio.to_thread(settings.read_trainings),
             gate=gate,
         )

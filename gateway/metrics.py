@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gateway.cascade import Signal
 from gateway.collectors import CaptureCounts, PoolCounts, Pools
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
@@ -83,7 +84,7 @@ class Metrics:
                 "retort_cascade",
                 "Answers of a student, by whose its client got: the student's, the teacher's, or "
                 "the student's because the teacher was unavailable.",
-                ("route", "outcome"),
+                ("route", "signal", "outcome"),
                 registry=registry,
             ),
             pairs=Counter(
@@ -123,9 +124,9 @@ class Metrics:
         """Count an answer that went out before its row was as safe as promised."""
         self.late.labels(exchange.request.route).inc()
 
-    def count_cascade(self, exchange: Exchange, outcome: str) -> None:
+    def count_cascade(self, exchange: Exchange, signal: Signal, outcome: str) -> None:
         """Count an answer of a student whose teacher might have answered instead."""
-        self.cascade.labels(exchange.request.route, outcome).inc()
+        self.cascade.labels(exchange.request.route, signal, outcome).inc()
 
     def engine_health(self, deployment: str, health: Health) -> None:
         """Take note of an engine that has ended by itself, or serves again."""

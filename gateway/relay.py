@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from capture.familiarity import Familiarity
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
 from gateway.asking import Asking
 from gateway.body import conversation_key, read_body
-from gateway.cascade import Cascade
+from gateway.cascade import Cascade, CascadeConfig, Signal
 from gateway.config import GatewayConfig
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import (
@@ -26,7 +27,7 @@ from gateway.errors import (
     RequestError,
     RouteNotFoundError,
 )
-from gateway.escalation import Held, hand_over, keep_nothing
+from gateway.escalation import HandedOverError, Held, hand_over, redirect
 from gateway.exchange import Exchange, Request, new_id
 from gateway.gate import Gate
 from gateway.http import LEAVING
@@ -54,7 +55,9 @@ class Serving:
         redactor: What is replaced in every text before it is written.
         wire: Takes rows from answers, for routes that ask for it.
         on_refused: Called when a request is refused before it becomes an exchange.
-        on_cascade: Called with a student's exchange and whose answer its client gets.
+        on_cascade: Called with a student's exchange, what was weighed, and whose answer its client
+            gets.
+        trainings: What the students of routes were trained on, where their prompts are weighed.
         gate: Lets requests in.
     """
 
@@ -68,7 +71,8 @@ class Serving:
     redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
     wire: Wire | None = None
     on_refused: Callable[[GatewayError], None] = lambda _: None
-    on_cascade: Callable[[Exchange, str], None] = lambda _exchange, _outcome: None
+    on_cascade: Callable[[Exchange, Signal, str], None] = lambda _exchange, _signal, _outcome: None
+    trainings: Mapping[str, Familiarity] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
 
 
@@ -190,7 +194,23 @@ class Relay:
             exchange.capture = "wire" if exchange.wire else "off"
         if role == "incumbent":
             exchange.cascade = Cascade.of(route.cascade, request.endpoint, request.parsed)
+            self._weigh_prompt(exchange, route.cascade)
         return exchange
+
+    def _weigh_prompt(self, exchange: Exchange, cascade: CascadeConfig | None) -> None:
+        """Give its teacher what is too far from all that the student was trained on."""
+        serving, request = self._serving, exchange.request
+        training = serving.trainings.get(request.route)
+        if cascade is None or training is None:
+            return
+        is_far = cascade.is_far(training, request.endpoint, request.parsed)
+        if is_far is None:
+            return
+        outcome = "student"
+        if is_far:
+            is_there = redirect(exchange, cascade.route, serving.table)
+            outcome = "teacher" if is_there else "unavailable"
+        serving.on_cascade(exchange, "distance", outcome)
 
     async def _reserve(self, request: Request) -> Reservation | None:
         """Take room in its quotas and in the log for one exchange, or for none."""
@@ -238,26 +258,22 @@ class Relay:
         send: Send,
     ) -> Exchange | None:
         """Pass a student's answer on, or return the exchange with its teacher."""
-        held = Held()
+        serving = self._serving
+
+        def decide(is_sure: bool) -> Exchange | None:  # noqa: FBT001 - it is called with nothing else
+            successor = None if is_sure else hand_over(exchange, serving.table, serving.keeper)
+            unsure = "teacher" if successor else "unavailable"
+            serving.on_cascade(exchange, cascade.signal, "student" if is_sure else unsure)
+            return successor
+
+        held = Held(exchange, cascade, send, self._record, decide)
         try:
-            await Asking(exchange, *way, held.take, keep_nothing).run(headers)
+            await Asking(exchange, *way, held.take, held.keep).run(headers)
+        except HandedOverError as error:
+            return error.successor
         finally:
-            exchange.has_begun = exchange.is_open_ended = False  # its client has nothing yet
-        body, serving = held.body, self._serving
-        if held.is_answer:
-            if cascade.is_sure(body):
-                serving.on_cascade(exchange, "student")
-            else:
-                successor = hand_over(exchange, serving.table, serving.keeper)
-                serving.on_cascade(exchange, "teacher" if successor else "unavailable")
-                if successor is not None:
-                    return successor
-            body = cascade.shown(body)
-        exchange.chunks = [body]
-        await self._record(exchange)
-        exchange.has_begun = True
-        for message in held.messages(body):
-            await send(message)
+            if not held.is_released:
+                exchange.has_begun = exchange.is_open_ended = False  # its client has nothing yet
         return None
 
     async def _record(self, exchange: Exchange) -> None:

@@ -9,6 +9,7 @@ import capture.config
 import gateway.config
 from capture.config import CaptureConfig
 from capture.errors import ConfigError
+from capture.familiarity import Familiarity
 from capture.redaction import Redactor
 from gateway.config import GatewayConfig, RouteConfig
 from gateway.relay import Serving
@@ -32,6 +33,19 @@ class Settings:
         """
         return cls(gateway.config.load(path), capture.config.load(path))
 
+    def read_trainings(self) -> dict[str, Familiarity]:
+        """Read what the students of routes were trained on, where their prompts are weighed.
+
+        Raises:
+            ConfigError: If a file is not there, or none of ours.
+        """
+        cascades = {name: route.cascade for name, route in self.gateway.routes.items()}
+        return {
+            name: Familiarity.load(cascade.training)
+            for name, cascade in cascades.items()
+            if cascade is not None and cascade.training is not None
+        }
+
     def differences(self, other: "Settings") -> list[str]:
         """Keys whose values differ."""
         return [
@@ -54,6 +68,7 @@ class Reloader:
         """Take what can be taken now and say what cannot; a bad file changes nothing."""
         try:
             read = Settings.read(self._path)
+            trainings = read.read_trainings()
         except ConfigError as error:
             logger.error("configuration not reloaded, nothing was changed: %s", error)  # noqa: TRY400
             return
@@ -61,6 +76,7 @@ class Reloader:
         changed, waiting = taken.differences(self._current), taken.differences(read)
         self._current = taken
         self._serving.config = taken.gateway
+        self._serving.trainings = trainings
         self._serving.gate.bounds = taken.gateway.bounds
         self._serving.gate.limiter.tenants = taken.gateway.quotas
         self._serving.redactor = Redactor(taken.capture.redact)

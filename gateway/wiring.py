@@ -7,6 +7,7 @@ it passes, event by event, and become rows of the log. Only such a route's answe
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import orjson
 
@@ -21,6 +22,17 @@ from gateway.exchange import Exchange
 UNKNOWN = "unknown"
 REFUSALS = (400, 422)  # how a server says that it does not know our fields
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # a longer line is passed on as it is
+
+
+class Listener(Protocol):
+    """Hears the documents of an answer whose engine was asked for more than its client wants."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether it changes documents."""
+
+    def take(self, document: Json) -> Json | None:
+        """Change a document to what the client asked for; None if nothing is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +109,14 @@ def asked_body(parsed: Json, answer: WireAnswer) -> bytes:
 
 
 async def stripped(
-    chunks: AsyncIterator[bytes], answer: WireAnswer, *, stream: bool
+    chunks: AsyncIterator[bytes], listener: Listener, *, stream: bool
 ) -> AsyncIterator[bytes]:
     """Pass an answer on as the client asked for it."""
     if not stream:
         body = b"".join([chunk async for chunk in chunks])
-        yield _document(body, answer) or b""
+        yield _document(body, listener) or b""
         return
-    lines = _Lines(answer)
+    lines = _Lines(listener)
     async for chunk in chunks:
         passed = lines.take(chunk)
         if passed:
@@ -116,9 +128,9 @@ async def stripped(
 class _Lines:
     """A stream of server-sent events, cut at its lines."""
 
-    def __init__(self, answer: WireAnswer) -> None:
+    def __init__(self, listener: Listener) -> None:
         self.rest = b""
-        self._answer = answer
+        self._listener = listener
         self._drops_blank = False
 
     def take(self, chunk: bytes) -> bytes:
@@ -137,13 +149,13 @@ class _Lines:
                 yield line
             self._drops_blank = False
             return
-        changed = _document(data.strip(), self._answer)
+        changed = _document(data.strip(), self._listener)
         self._drops_blank = changed is None
         if changed is not None:
             yield line if changed == data.strip() else b"data: " + changed + b"\n"
 
 
-def _document(body: bytes, answer: WireAnswer) -> bytes | None:
+def _document(body: bytes, listener: Listener) -> bytes | None:
     """One document for the client; None if nothing is left of it."""
     try:
         parsed = orjson.loads(body)
@@ -151,5 +163,7 @@ def _document(body: bytes, answer: WireAnswer) -> bytes | None:
         return body
     if not isinstance(parsed, dict):
         return body
-    kept = answer.take(parsed)
+    kept = listener.take(parsed)
+    if not listener.hides:
+        return body
     return None if kept is None else orjson.dumps(kept)

@@ -107,6 +107,12 @@ class Comparison(Part):
         return None if curve is None or self.word == "non-inferior" else curve.chosen
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """Of a route's cascade, by signal."""
+        chosen = {signal: curve.chosen for signal, curve in (self.cascade or {}).items()}
+        return {signal: each.threshold for signal, each in chosen.items() if each is not None}
+
+    @property
     def word(self) -> Word:
         """The verdict over all rows, or in the worst slice if that is worse."""
         words = [each.word for each in (self.verdict.overall, self.verdict.worst_slice) if each]

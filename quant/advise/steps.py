@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from quant.advise.files import Comparison
 from quant.advise.measured import Measurements
 from quant.advise.paths import PathName
+from quant.compare.cascade import config_line
 
 PLAN = "retort distill plan -c run.toml --pilot --json > plan.json"
 
@@ -74,9 +75,8 @@ def _after(compared: Comparison, names: Names) -> str:
         return f"retort rollout start {student} --route {names.route} -c {names.config}"
     if compared.net is not None and compared.kind != "quantized":
         return (
-            f'model = "{student}", cascade = {{ route = "TEACHER", threshold = '
-            f"{compared.net.threshold:.4g} }} in [gateway.routes.{names.route}]; "
-            f"retort serve -c {names.config}"
+            f'model = "{student}", {config_line(compared.thresholds)} in '
+            f"[gateway.routes.{names.route}]; retort serve -c {names.config}"
         )
     if compared.word == "inferior":
         is_quantized = compared.kind == "quantized"

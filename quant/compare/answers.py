@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import httpx
 
+from capture.confidence import token_logprobs
 from capture.engine import Engine
 from capture.errors import EngineError
-from quant.compare.confidence import TOP, UNSURE, Confidence, confidence_of
+from quant.compare.confidence import UNSURE, Confidence, confidence_of
 
 AT_A_TIME = 8
 TIMEOUT_SECONDS = 600.0
@@ -71,10 +72,11 @@ def ask(
             "max_tokens": room,
             "return_token_ids": True,
         }
-        if is_confidence_asked:  # by id: two tokens may be written alike
-            body |= {"logprobs": TOP, "return_tokens_as_token_ids": True}
+        if is_confidence_asked:
+            body["logprobs"] = 0  # of each token that was chosen, and of no others
         choice = complete(client, engine, body)
-        sure = confidence_of(choice["logprobs"]) if is_confidence_asked else UNSURE
+        told = token_logprobs(choice["logprobs"]) if is_confidence_asked else []
+        sure = confidence_of(told)
         return Answer(choice["text"], tuple(choice["token_ids"]), choice["finish_reason"], sure)
 
     return in_turn(engine, one, prompts, advance)

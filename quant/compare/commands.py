@@ -70,3 +70,5 @@ def compare(  # noqa: PLR0913 - one per option
         typer.echo(verdict["sentence"])
     for found in (content["cascade"] or {}).values():
         typer.echo(found["sentence"])
+    for line in content["cascade_config"]:
+        typer.echo(f"in the route's table: {line}")

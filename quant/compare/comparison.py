@@ -13,7 +13,9 @@ from transformers import AutoTokenizer
 from capture.log import Log
 from capture.revision import model_revision
 from quant.compare.bootstrap import Span
-from quant.compare.cascade import cascade
+from quant.compare.cascade import cascade, config_lines
+from quant.compare.distances import FILE as TRAINING
+from quant.compare.distances import measure_distances
 from quant.compare.findings import Document, Findings, Pair, document, judged
 from quant.compare.judging import JudgeSpec, judge_pairs
 from quant.compare.rows import ORIGINS, Choice, Rows, choose_rows
@@ -102,9 +104,15 @@ def compare_models(teacher: Path, student: Path, wish: Wish, place: Place) -> Do
         "log": _origin(rows),
         "metric": wish.metric,
         **document(found, question),
-        "cascade": cascade(found, question, ratio) if wish.is_cascade else None,
+        "cascade": None,
+        "cascade_config": [],
         "judge": None,
     }
+    if wish.is_cascade:
+        distances = measure_distances(place.log, rows, place.out)
+        curves = cascade(found, distances, question, ratio)
+        lines = config_lines(curves, (place.out / TRAINING).resolve())
+        content |= {"cascade": curves, "cascade_config": lines}
     if wish.judge is not None:
         screen.say("the judge compares the answers", len(found.pairs))
         asked = [(each.prompt, each.student.text, each.teacher.text) for each in found.pairs]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from capture.log import Log, Snapshot, query
@@ -46,6 +47,7 @@ class Rows:
         exchange_ids: Where each row is found in the log.
         origins: Route, tenant and endpoint of each row.
         rarity: Of each prompt beside all of the teacher's in the log, in nats.
+        training_ids: Exchanges of the teacher's that were not held out.
         num_heldout: Different held-out prompts that there are.
         heldout_fraction: That they were chosen by.
         snapshot: Of the log.
@@ -56,6 +58,7 @@ class Rows:
     exchange_ids: tuple[str, ...]
     origins: dict[str, list[str | None]]
     rarity: Floats
+    training_ids: tuple[str, ...]
     num_heldout: int
     heldout_fraction: float
     snapshot: Snapshot
@@ -94,7 +97,8 @@ def choose_rows(log: Log, teacher: Path, student: Path, choice: Choice) -> Rows:
     fraction = float(str(recipe.get("heldout_fraction", choice.heldout_fraction)))
     snapshot = log.snapshot(choice.where)
     table = _of_teacher(log.read(snapshot, list(KEYS)), teacher, teachers)
-    chosen = _drawn(table, fraction)
+    is_heldout = heldout_mask(table, fraction)
+    chosen = _drawn(table, is_heldout)
     if not len(chosen):
         raise ComparisonError(
             f"none of the log's {table.num_rows} examples of {teacher} is held out at a share of "
@@ -111,6 +115,7 @@ def choose_rows(log: Log, teacher: Path, student: Path, choice: Choice) -> Rows:
         exchange_ids=tuple(ids),
         origins=_origins(log, snapshot, ids),
         rarity=np.array([rare_of[key] for key in _keys(found)]),
+        training_ids=tuple(table.filter(pa.array(~is_heldout))["exchange_id"].unique().to_pylist()),
         num_heldout=len(chosen),
         heldout_fraction=fraction,
         snapshot=snapshot,
@@ -138,10 +143,10 @@ def _of_teacher(table: pa.Table, teacher: Path, lineage: Lineage) -> pa.Table:
     )
 
 
-def _drawn(table: pa.Table, fraction: float) -> Ints:
+def _drawn(table: pa.Table, is_heldout: npt.NDArray[np.bool_]) -> Ints:
     """Row numbers of different held-out prompts, in an order that is chance but always the same."""
     first: dict[bytes, tuple[float, int]] = {}
-    for row in np.flatnonzero(heldout_mask(table, fraction)).tolist():
+    for row in np.flatnonzero(is_heldout).tolist():
         prompt = np.asarray(table["prompt_ids"][row].values, dtype=np.int32)
         first.setdefault(prompt.tobytes(), (lot(prompt, PURPOSE), row))
     return np.array([row for _, row in sorted(first.values())], dtype=np.int64)

@@ -1,20 +1,16 @@
 """A route whose teacher answers what its student is unsure of."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from capture.account import read_counts
-from capture.errors import ConfigError
-from gateway.cascade import Cascade, CascadeConfig, confidence
-from gateway.config import GatewayConfig, load
+from gateway.config import GatewayConfig
 from gateway.metrics import Metrics
 from gateway.pool import Pool
 from gateway.routing import Deployment, Route, RouteTable
@@ -45,13 +41,19 @@ class Both:
 
 
 @asynccontextmanager
-async def cascade(folder: Path, threshold: float) -> AsyncIterator[Both]:
+async def cascade(
+    folder: Path, threshold: float, stream_threshold: float | None = None
+) -> AsyncIterator[Both]:
     teacher = FakeEngine(answer="the teacher's")
     async with stand(folder) as s, served(teacher.app) as teacher_url:
         routes = {
             "support": {
                 "url": s.engine_url,
-                "cascade": {"route": "large", "threshold": threshold},
+                "cascade": {
+                    "route": "large",
+                    "threshold": threshold,
+                    "stream_threshold": stream_threshold,
+                },
             },
             "large": {"url": teacher_url},
         }
@@ -59,7 +61,7 @@ async def cascade(folder: Path, threshold: float) -> AsyncIterator[Both]:
         large = Deployment("large", Pool((teacher_url,)), "large", "rev2", capture=True)
         s.serving.table = s.serving.table.with_route("large", Route(large))
         outcomes: list[str] = []
-        s.serving.on_cascade = lambda _, outcome: outcomes.append(outcome)
+        s.serving.on_cascade = lambda _, _signal, outcome: outcomes.append(outcome)
         yield Both(s, teacher, outcomes)
 
 
@@ -132,7 +134,7 @@ async def test_a_client_that_asks_for_logprobs_gets_them(tmp_path: Path) -> None
     assert both.outcomes == ["student"]
 
 
-async def test_a_stream_stays_with_the_student(tmp_path: Path) -> None:
+async def test_without_a_threshold_a_stream_stays_with_the_student(tmp_path: Path) -> None:
     async with cascade(tmp_path, UNSURE) as both:
         answer = await both.client.post(CHAT, json=chat("hi", stream=True))
 
@@ -210,71 +212,6 @@ async def test_the_share_of_escalations_can_be_read_off_the_metrics(tmp_path: Pa
         await both.client.post(CHAT, json=chat("hi"))
 
     value = metrics.registry.get_sample_value(
-        "retort_cascade_total", {"route": "support", "outcome": "teacher"}
+        "retort_cascade_total", {"route": "support", "signal": "mean_logprob", "outcome": "teacher"}
     )
     assert value == 1
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"choices": [{"logprobs": {"content": [{"logprob": -1.0}, {"logprob": -3.0}]}}]}, -2.0),
-        ({"choices": [{"logprobs": {"token_logprobs": [-0.5]}}]}, -0.5),
-        (
-            {
-                "choices": [
-                    {"logprobs": {"token_logprobs": [-0.5]}},
-                    {"logprobs": {"token_logprobs": [-4.0]}},
-                ]
-            },
-            -4.0,  # the least sure of several
-        ),
-        ({"choices": [{"logprobs": None}]}, None),
-        ({"choices": [{"logprobs": {"content": []}}]}, None),
-        ({"choices": []}, None),
-        ([], None),
-    ],
-)
-def test_confidence_is_the_mean_of_an_answers_logprobs(body: Any, expected: float | None) -> None:
-    assert confidence(json.dumps(body).encode()) == expected
-
-
-@pytest.mark.parametrize(
-    "more", [{"stream": True}, {"echo": True}, {"use_beam_search": True}, {"top_logprobs": 3}]
-)
-def test_what_does_not_tell_is_not_weighed(more: dict[str, object]) -> None:
-    assert Cascade.of(CascadeConfig(route="large", threshold=-1), CHAT, chat("hi", **more)) is None
-
-
-@pytest.mark.parametrize(
-    ("support", "large", "said"),
-    [
-        (
-            'cascade = {route = "huge", threshold = -1}',
-            "",
-            "'huge', expected another route; there are: large",
-        ),
-        ('cascade = {route = "support", threshold = -1}', "", "expected another route"),
-        ('cascade = {route = "large", threshold = 0.5}', "", "less than or equal to 0"),
-        (
-            'cascade = {route = "large", threshold = -1}',
-            'cascade = {route = "support", threshold = -1}',
-            "which has a cascade itself",
-        ),
-        (
-            'capture = "wire"\ncascade = {route = "large", threshold = -1}',
-            "",
-            "read the same field",
-        ),
-    ],
-)
-def test_a_wrong_cascade_is_named(tmp_path: Path, support: str, large: str, said: str) -> None:
-    path = tmp_path / "retort.toml"
-    path.write_text(
-        f'[gateway.routes.support]\nurl = "http://127.0.0.1:1"\n{support}\n'
-        f'[gateway.routes.large]\nurl = "http://127.0.0.1:2"\n{large}\n'
-    )
-
-    with pytest.raises(ConfigError, match="cascade") as raised:
-        load(path)
-    assert said in str(raised.value)

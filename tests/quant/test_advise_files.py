@@ -157,7 +157,8 @@ def test_a_cascade_makes_an_inferior_student_worth_what_its_teacher_leaves_of_it
     path = comparison(tmp_path / "compare.json", "inferior")
     alone = path_of(told(capsys, config, "--compare", str(path)), "distill")
     chosen = {"threshold": -0.0213, "escalated": 0.25, "quality": 0.98, "low": -0.04, "cost": 1}
-    cascade = {"mean_logprob": {"chosen": chosen}, "first_token": {"chosen": None}}
+    streams = chosen | {"threshold": -0.03}
+    cascade = {"mean_logprob": {"chosen": chosen}, "first_tokens": {"chosen": streams}}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cascade": cascade}))
 
     found = told(capsys, config, "--compare", str(path))
@@ -174,7 +175,10 @@ def test_a_cascade_makes_an_inferior_student_worth_what_its_teacher_leaves_of_it
     left = now["monthly_cost"] - with_net["monthly_cost"]
     assert with_net["monthly_saving"] == pytest.approx(left)
     assert (with_net["quality"]["low"], with_net["quality"]["high"]) == (0.96, 0.98)
-    assert "threshold = -0.0213 } in [gateway.routes.support]" in with_net["next"]
+    assert (
+        "threshold = -0.0213, stream_threshold = -0.03 } in [gateway.routes.support]"
+        in with_net["next"]
+    )
 
 
 def test_a_bundle_is_compared_as_what_it_was_made_of(

@@ -187,5 +187,6 @@ class FakeEngine:
             if word == "slow":
                 await asyncio.sleep(0.1)
             if word == "pause":
+                self.hanging.set()
                 await asyncio.Event().wait()
         yield b"data: [DONE]\n\n"

@@ -72,8 +72,7 @@ def test_an_answer_tells_how_sure_the_model_was_where_that_is_asked(tmp_path: Pa
         body = asked.body or {}
         bodies.append(body)
         choice = {"index": 0, "text": "x", "finish_reason": "stop", "token_ids": [3, 1]}
-        top = [{"token_id:3": -0.5}, {"token_id:1": 0.0}]
-        choice["logprobs"] = {"token_logprobs": [-0.5, 0.0], "top_logprobs": top}
+        choice["logprobs"] = {"token_logprobs": [-0.5, 0.0]}
         return Reply({"id": "c", "model": body["model"], "choices": [choice]})
 
     with json_server(respond) as url:
@@ -84,7 +83,7 @@ def test_an_answer_tells_how_sure_the_model_was_where_that_is_asked(tmp_path: Pa
 
     assert sure.confidence.mean_logprob == -0.25
     assert not_asked.confidence == UNSURE
-    assert (bodies[0]["logprobs"], bodies[0]["return_tokens_as_token_ids"]) == (5, True)
+    assert bodies[0]["logprobs"] == 0
     assert "logprobs" not in bodies[1]
 
 

@@ -1,15 +1,25 @@
 """The teacher as a student's safety net: the curve, and that its choice holds."""
 
+import tomllib
 from dataclasses import replace
-from math import inf, log
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from capture.confidence import FIRST_TOKENS
+from gateway.cascade import CascadeConfig
 from quant.compare.bootstrap import Span
-from quant.compare.cascade import THRESHOLDS, Rows, cascade, choose, curve
-from quant.compare.confidence import UNSURE, Confidence, confidence_of, entropy
+from quant.compare.cascade import (
+    THRESHOLDS,
+    Rows,
+    cascade,
+    choose,
+    config_lines,
+    curve,
+)
+from quant.compare.confidence import UNSURE, Confidence, confidence_of
 from quant.compare.findings import Findings
 from quant.compare.report import write_page
 from quant.compare.verdict import Question
@@ -22,7 +32,7 @@ QUESTION = Question(MARGIN, Span(best=0.0))
 def rows_of(is_right: np.ndarray) -> Rows:
     """A student five times as fast as its teacher."""
     ones = np.ones(len(is_right))
-    return Rows(is_right.astype(np.float64), ones, ones / 5, ones)
+    return Rows(is_right.astype(np.float64), ones, ones / 5, ones / 5, ones)
 
 
 def test_a_student_that_knows_when_it_is_wrong_hands_over_just_that() -> None:
@@ -57,7 +67,7 @@ def test_few_rows_show_nothing() -> None:
     points = curve(np.full(40, -0.001), rows_of(is_right), QUESTION)
 
     assert choose(points, MARGIN) is None
-    assert choose(curve(np.full(80, -0.001), rows_of(np.ones(80)), QUESTION), MARGIN) is not None
+    assert choose(curve(np.full(100, -0.001), rows_of(np.ones(100)), QUESTION), MARGIN) is not None
 
 
 def test_the_search_ends_at_the_first_threshold_that_may_lose_too_much() -> None:
@@ -93,7 +103,7 @@ def test_the_chosen_threshold_loses_too_much_as_rarely_as_it_says(wrong: tuple[f
     assert missed <= 7  # where 2 are expected at most: more by chance once in 1,000
 
 
-def test_both_signals_are_drawn_and_an_answer_that_is_not_there_is_handed_over() -> None:
+def test_every_signal_is_drawn_and_an_answer_that_is_not_there_is_handed_over() -> None:
     one = findings()
     right = one.student_scores > 0
     sure = [Confidence(-0.01, -0.1) if ok else Confidence(-2.0, -1.5) for ok in right]
@@ -107,9 +117,12 @@ def test_both_signals_are_drawn_and_an_answer_that_is_not_there_is_handed_over()
         *(one.student_forced, one.teacher_forced, one.slices),
     )
 
-    found = cascade(with_confidence, QUESTION, decode_ratio=4.0)
+    distances = np.where(right, 1.0, 3.0)
+    distances[-1] = 40.0  # farther than any threshold reaches
 
-    assert set(found) == {"mean_logprob", "first_token"}
+    found = cascade(with_confidence, distances, QUESTION, decode_ratio=4.0)
+
+    assert set(found) == {"mean_logprob", "first_tokens", "distance"}
     for each in found.values():
         assert each["chosen"]["escalated"] == pytest.approx(0.15)
         assert "the teacher answers, 15.0% of the prompts" in each["sentence"]
@@ -118,16 +131,27 @@ def test_both_signals_are_drawn_and_an_answer_that_is_not_there_is_handed_over()
     student, teacher = (170 * 8 + 30 * 40) / 4, 200 * 8
     cost = (student + 30 * 8) / teacher
     assert found["mean_logprob"]["chosen"]["cost"] == pytest.approx(cost)
+    # Of a stream that is handed over no more is written than is weighed.
+    cost = ((170 * 8 + 30 * FIRST_TOKENS) / 4 + 30 * 8) / teacher
+    assert found["first_tokens"]["chosen"]["cost"] == pytest.approx(cost)
+    # And of one that is not even begun nothing.
+    cost = (170 * 8 / 4 + 30 * 8) / teacher
+    assert found["distance"]["chosen"]["cost"] == pytest.approx(cost)
+    assert -3.0 < found["distance"]["chosen"]["threshold"] <= -1.0
 
 
 def test_the_page_shows_both_curves(tmp_path: Path) -> None:
-    curves = cascade(findings(), QUESTION, 4.0)  # of answers that nobody asked about
+    curves = cascade(findings(), None, QUESTION, 4.0)  # of answers that nobody asked about
 
-    write_page(content() | {"cascade": curves}, tmp_path / "compare.html")
+    write_page(
+        content() | {"cascade": curves, "cascade_config": ["threshold = -0.0125"]},
+        tmp_path / "compare.html",
+    )
 
     page = (tmp_path / "compare.html").read_text()
     assert page.count("<svg") == 4
     assert "The teacher as safety net" in page
+    assert "threshold = -0.0125" in page
     assert "no threshold that leaves the student anything" in page
 
 
@@ -135,19 +159,27 @@ def test_thresholds_go_from_the_strictest_on() -> None:
     assert list(THRESHOLDS) == sorted(THRESHOLDS, reverse=True)
 
 
-def test_confidence_is_read_from_what_the_engine_says() -> None:
-    first = {"token_id:7": log(0.5), "token_id:9": log(0.25)}
-    said = {"token_logprobs": [log(0.5), -2.0], "top_logprobs": [first, {"token_id:1": -2.0}]}
+def test_confidence_is_of_all_tokens_and_of_the_first() -> None:
+    found = confidence_of([-1.0] * FIRST_TOKENS + [-4.0] * FIRST_TOKENS)
 
-    found = confidence_of(said)
-
-    assert found.mean_logprob == pytest.approx((log(0.5) - 2.0) / 2)
-    assert found.first_token == pytest.approx(0.5 * log(0.5) + 2 * 0.25 * log(0.25))
-    assert confidence_of({"token_logprobs": [], "top_logprobs": []}) == UNSURE
-    assert UNSURE.of("first_token") == -inf
+    assert found == Confidence(mean_logprob=-2.5, first_tokens=-1.0)
+    assert confidence_of([-1.0, -2.0]) == Confidence(-1.5, -1.5)
+    assert confidence_of([]) == UNSURE
+    assert UNSURE.first_tokens == -inf
 
 
-def test_entropy_of_certainty_is_nothing() -> None:
-    assert entropy([0.0]) == 0.0
-    assert entropy([log(0.5), log(0.5)]) == pytest.approx(log(2))
-    assert entropy([1e-7]) == pytest.approx(0.0, abs=1e-6)  # an engine's rounding
+def test_a_route_is_told_the_thresholds_that_were_found() -> None:
+    def curves(**values: float | None) -> dict[str, object]:
+        return {k: {"chosen": None if v is None else {"threshold": v}} for k, v in values.items()}
+
+    file = Path("/a place/training.npz")
+    answers, prompts = config_lines(
+        curves(mean_logprob=-0.02, first_tokens=-0.0301, distance=-3.5), file
+    )
+    expected = 'cascade = { route = "TEACHER", threshold = -0.02, stream_threshold = -0.0301 }'
+    assert answers == expected
+    config = CascadeConfig(**tomllib.loads(prompts)["cascade"])
+    assert (config.distance, config.training, config.threshold) == (3.5, file, None)
+    only = config_lines(curves(mean_logprob=None, first_tokens=-0.03, distance=None), file)
+    assert only == ['cascade = { route = "TEACHER", stream_threshold = -0.03 }']
+    assert config_lines(curves(mean_logprob=None, first_tokens=None), file) == []

@@ -51,7 +51,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     teacher = make_tiny_model(folder / "teacher")
     shaken(teacher, folder / "student")
-    write_log(answer(teacher, 100), folder / "log", folder / "spool")
+    said = [{"role": "user", "content": f"order {row * row * row}"} for row in range(100)]
+    requests = [json.dumps({"messages": [each]}) for each in said]
+    write_log(answer(teacher, 100), folder / "log", folder / "spool", requests=requests)
     (folder / "retort.toml").write_text(CONFIG)
     (folder / "own.py").write_text(METRIC)
     return folder
@@ -80,7 +82,8 @@ def test_a_student_is_compared_with_its_teacher(
     out = home / "out"
     assert code == 0
     assert content == json.loads((out / "compare.json").read_text())
-    assert sorted(path.name for path in out.iterdir()) == ["compare.html", "compare.json"]
+    files = sorted(path.name for path in out.iterdir())
+    assert files == ["compare.html", "compare.json", "training.npz"]
     everything = content["slices"][0]
     measures = content["measures"]
     assert 0 < measures["exact_match"] < everything["student"] < everything["teacher"] == 1
@@ -102,13 +105,22 @@ def test_a_student_is_compared_with_its_teacher(
 
 def has_a_cascade(content: dict[str, Any]) -> None:
     """From answers that nobody is sure of to the student alone; the teacher's own cost on top."""
-    for found in content["cascade"].values():
+    costs: dict[str, tuple[float, float]] = {}
+    for name, found in content["cascade"].items():
         first, *_, last = found["points"]
         assert (first["escalated"], first["difference"]) == (1.0, 0.0)
         assert (last["escalated"], last["quality"]) == (0.0, content["slices"][0]["student"])
         assert len(found["points"]) > 3
-        assert first["cost"] == pytest.approx(last["cost"] + 1)
-        assert f"By {'the mean' if 'mean' in found['sentence'] else 'minus'}" in found["sentence"]
+        costs[name] = first["cost"], last["cost"]
+    whole, first = (content["cascade"][name] for name in ("mean_logprob", "first_tokens"))
+    assert "of a whole answer: " in whole["sentence"]
+    assert "of a stream's first 16 tokens: " in first["sentence"]
+    # What the student writes before the teacher answers everything: all, a beginning, nothing.
+    alone = costs["mean_logprob"][1]
+    assert {last for _, last in costs.values()} == {alone}
+    assert costs["mean_logprob"][0] == pytest.approx(alone + 1)
+    assert 1 < costs["first_tokens"][0] <= alone + 1
+    assert costs["distance"][0] == pytest.approx(1)
 
 
 def is_read_by_advise(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

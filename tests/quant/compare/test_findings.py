@@ -148,6 +148,7 @@ def content() -> dict[str, Any]:
         "metric": "exact_match",
         **document(findings(), QUESTION),
         "cascade": None,
+        "cascade_config": [],
         "judge": {"model": "j"} | judged([1.0, 0.0, None], Question(0.05)),
     }
 
