@@ -187,12 +187,17 @@ class Engine:
         tail = last_lines(self.spec.log_path)
         return f"engine for {self.spec.model} {what}; end of {self.spec.log_path}:\n  {tail}"
 
+    def halt(self) -> None:
+        """End the process group; ``launch`` may start it again."""
+        with self._changing:
+            if self._process is not None:
+                self._process.stop()
+
     def stop(self) -> None:
         """End the process group for good; safe to call twice."""
         with self._changing:
             self._is_stopped = True
-            if self._process is not None:
-                self._process.stop()
+        self.halt()
 
 
 def free_port() -> int:

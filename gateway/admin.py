@@ -24,6 +24,7 @@ class StartRequest(BaseModel):
 
     route: str
     bundle: str
+    replace: bool = False
 
 
 class RollbackRequest(BaseModel):
@@ -87,15 +88,15 @@ def _add_rollouts(app: FastAPI, driver: RolloutDriver) -> None:
 
     @app.post("/admin/rollouts", status_code=201)
     async def start(body: StartRequest) -> Json:
-        return show(await driver.start(body.route, body.bundle))
+        return show(await driver.start(body.route, body.bundle, replace=body.replace))
 
     @app.get("/admin/rollouts")
     async def rollouts(route: str | None = None) -> Json:
-        return {"data": [show(rollout) for rollout in await driver.rollouts(route)]}
+        return {"data": [show(rollout) for rollout in await driver.runner.trials.rollouts(route)]}
 
     @app.get("/admin/rollouts/{rollout_id}")
     async def rollout(rollout_id: str) -> Json:
-        return show(await driver.find(rollout_id))
+        return show(await driver.runner.trials.find(rollout_id))
 
     @app.post("/admin/rollouts/{rollout_id}/promote")
     async def promote(rollout_id: str) -> Json:
@@ -107,5 +108,5 @@ def _add_rollouts(app: FastAPI, driver: RolloutDriver) -> None:
 
     @app.get("/admin/rollouts/{rollout_id}/history")
     async def history(rollout_id: str) -> Json:
-        found = await driver.find(rollout_id)
+        found = await driver.runner.trials.find(rollout_id)
         return {"data": [decision_json(decision) for decision in found.history]}

@@ -40,9 +40,9 @@ class AdminClient:
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
-    def start(self, route: str, bundle: str, seconds: float) -> Json:
+    def start(self, route: str, bundle: str, seconds: float, *, replace: bool = False) -> Json:
         """Start a rollout; returns once the candidate answers, after ``seconds`` at most."""
-        body = {"route": route, "bundle": bundle}
+        body: Json = {"route": route, "bundle": bundle, "replace": replace}
         return self._call("POST", "", body=body, seconds=seconds)
 
     def rollouts(self, route: str | None = None) -> Json:
@@ -71,7 +71,7 @@ class AdminClient:
         method: str,
         path: str,
         *,
-        body: dict[str, str] | None = None,
+        body: Json | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> Json:
         where = self._http.base_url

@@ -14,7 +14,8 @@ from gateway.endpoints import ENDPOINTS
 from gateway.errors import RouteNotFoundError
 from gateway.openapi import document
 from gateway.refusal import broken, explain_errors
-from gateway.relay import Relay, Serving
+from gateway.relay import Relay
+from gateway.serving import Serving
 
 Exposition = Callable[[], Awaitable[bytes]]  # metrics in Prometheus's text format
 

@@ -24,6 +24,7 @@ from gateway.rendering import (
     rollouts_table,
 )
 from gateway.rollout import canary_share
+from gateway.sleep import SECONDS as SLEEP_SECONDS
 
 POLL_SECONDS = 0.5
 START_MARGIN_SECONDS = 60.0
@@ -53,12 +54,20 @@ DEFAULT = Path("retort.toml")
 
 
 @rollout_app.command()
-def start(
+def start(  # noqa: PLR0913  one option each
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     route: Annotated[str, typer.Option("--route", "-r", help="Model name that apps ask for.")],
     config: Config = DEFAULT,
     key: Key = None,
     *,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="For want of room for two engines: let the bundle's take the other's place; "
+            "requests wait meanwhile.",
+        ),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for live or rolled back.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,10 +76,13 @@ def start(
     if route not in settings.routes:
         known = ", ".join(sorted(settings.routes))
         raise ConfigError(f"{config} has no route {route!r}; known: {known}")
-    seconds = settings.routes[route].engine.start_timeout_seconds + START_MARGIN_SECONDS
+    of_route = settings.routes[route]
+    seconds = of_route.engine.start_timeout_seconds + START_MARGIN_SECONDS
+    if replace:
+        seconds += of_route.rollout.drain_seconds + SLEEP_SECONDS
     with _client(settings, key) as client, _progress() as progress:
         task = progress.add_task(f"starting an engine for {bundle.name}", total=None)
-        body = client.start(route, str(bundle.resolve()), seconds)
+        body = client.start(route, str(bundle.resolve()), seconds, replace=replace)
         if wait:
             progress.remove_task(task)
             body = _await_end(client, body, progress)
@@ -113,7 +125,7 @@ def promote(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Move a rollout one stage on, whatever its guards say: shadow, each canary step, live."""
+    """Move a rollout one stage on, whatever its guards say: shadow, canary steps or watch, live."""
     with _client(load(config), key) as client:
         body = client.promote(rollout or _under_way(client, route))
     _print_rollout(body, as_json=as_json)
@@ -174,7 +186,7 @@ def _client(settings: GatewayConfig, key: str | None) -> Iterator[AdminClient]:
 
 
 def _under_way(client: AdminClient, route: str | None) -> str:
-    """Id of the one rollout in shadow or canary.
+    """Id of the one rollout that is under way.
 
     Raises:
         RolloutError: If there is none, or several.
@@ -202,7 +214,7 @@ def _latest(client: AdminClient, route: str | None) -> str:
 def _await_end(client: AdminClient, body: Json, progress: Progress) -> Json:
     """Poll a rollout until it is live or rolled back, showing its stage and what it has seen."""
     shown = Shown.read(body)
-    task = progress.add_task("shadow", total=len(shown.rollout.steps) + 1)
+    task = progress.add_task(shown.rollout.state, total=shown.rollout.num_stages)
     while shown.rollout.is_active:
         progress.update(task, completed=_stages_done(shown), description=_stage(shown))
         time.sleep(POLL_SECONDS)
@@ -212,7 +224,7 @@ def _await_end(client: AdminClient, body: Json, progress: Progress) -> Json:
 
 
 def _stages_done(shown: Shown) -> int:
-    return 0 if shown.rollout.state == "shadow" else 1 + shown.rollout.step
+    return 1 + shown.rollout.step if shown.rollout.state == "canary" else 0
 
 
 def _stage(shown: Shown) -> str:
@@ -220,7 +232,7 @@ def _stage(shown: Shown) -> str:
     if rollout.state == "shadow":
         return f"shadow: {seen.agreed.trials} pairs, {seen.agreed.successes} agree"
     answers = seen.candidate_failed.trials
-    return f"canary at {canary_share(rollout):.0%}: {answers} answers"
+    return f"{rollout.state} at {canary_share(rollout):.0%}: {answers} answers"
 
 
 def _print_rollout(body: Json, *, as_json: bool) -> Shown:

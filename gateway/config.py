@@ -26,9 +26,9 @@ class EngineConfig(BaseModel):
     Attributes:
         replicas: How many engines serve the model side by side.
         args: Further flags of vLLM's server.
-        env: Environment overrides; ``{replica}`` in a value is the engine's number, from 0, so
-            that each can be given a GPU of its own.
+        env: Environment overrides; ``{replica}`` in a value is the engine's number, from 0.
         start_timeout_seconds: Longest wait for the first generation.
+        sleep_mode: Whether they sleep while another takes their place; vLLM's can, on GPUs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +37,7 @@ class EngineConfig(BaseModel):
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    sleep_mode: bool = False
 
 
 class RolloutConfig(BaseModel):
@@ -48,6 +49,7 @@ class RolloutConfig(BaseModel):
         mirror_queue_bytes: Most mirrored requests that wait, with their answers; further ones are
             skipped and counted.
         steps: Shares of real traffic the candidate gets, one canary step after the other.
+        drain_seconds: How long an engine that is to be replaced may take for what it has begun.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +58,7 @@ class RolloutConfig(BaseModel):
     mirror_concurrency: Annotated[int, Field(ge=1)] = 4
     mirror_queue_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
     steps: tuple[Share, ...] = (0.01, 0.05, 0.25)
+    drain_seconds: Annotated[float, Field(gt=0)] = 60.0
 
     @model_validator(mode="after")
     def _rising(self) -> "RolloutConfig":

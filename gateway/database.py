@@ -11,7 +11,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from capture.errors import ConfigError
 from gateway.errors import StateStoreError
-from gateway.tables import METADATA
+from gateway.tables import METADATA, ONE_ACTIVE
 
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(8245920)"}
 """What makes others wait who create tables too."""
@@ -36,6 +36,7 @@ def open_database(url: str) -> Engine:
             if engine.dialect.name in ALONE:
                 connection.exec_driver_sql(ALONE[engine.dialect.name])
             METADATA.create_all(connection)
+            ONE_ACTIVE.create(connection, checkfirst=True)  # an older store has a narrower one
     return engine
 
 

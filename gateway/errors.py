@@ -6,6 +6,7 @@ GatewayError
     RouteNotFoundError   404  a model name that no route has
     NotReadyError        503  the route's engine is not up
     OverloadedError      503  every engine of the route is busy
+    ClientLeftError      499  a client that did not wait; nobody reads this
     CaptureFullError     503  the log takes no more rows, and the log comes first
     UpstreamError        502  the engine broke off
     UpstreamTimeoutError 504  the engine stayed silent
@@ -87,6 +88,14 @@ class OverloadedError(NotReadyError):
 
     code = "engine_overloaded"
     retry_after_seconds = 1
+
+
+class ClientLeftError(GatewayError):
+    """Raised when a client leaves before its request has gone to an engine."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_left"
 
 
 class CaptureFullError(GatewayError):

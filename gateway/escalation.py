@@ -153,7 +153,9 @@ def redirect(exchange: Exchange, name: str, table: RouteTable) -> bool:
 
 def _serving(name: str, table: RouteTable) -> Deployment | None:
     route = table.routes.get(name)
-    return None if route is None or not route.incumbent.pool.is_serving else route.incumbent
+    if route is None or route.is_held or not route.incumbent.pool.is_serving:
+        return None
+    return route.incumbent
 
 
 def _capture(exchange: Exchange, teacher: Deployment) -> str:

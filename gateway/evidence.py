@@ -1,11 +1,11 @@
 """What a stage of a rollout has shown so far: bounded counters that only grow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil, log2
 from typing import Literal
 
-from gateway.pair import OTHER, Pair
+from gateway.pair import OTHER, UNFELT_SECONDS, Pair
 
 MAX_SLICES = 32
 RATIO_STEPS = 8
@@ -21,11 +21,15 @@ class Outcome:
         failed: Whether there was no whole answer, for a cause on our side.
         valid: Whether every text is a JSON object or array.
         role: Who answered.
+        ttft_seconds: From when its engine was asked to its first byte; None if it tells nothing.
+        duration_seconds: The same to its last byte.
     """
 
     failed: bool
     valid: bool
     role: Literal["incumbent", "candidate"]
+    ttft_seconds: float | None = None
+    duration_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class Evidence:
         candidate_valid: Its valid answers, of the same.
         incumbent_failed: As for the candidate.
         incumbent_valid: As for the candidate.
+        candidate_ttfts: Its whole answers by time to the first byte, in the same steps of a second.
+        candidate_durations: The same of the last byte.
+        incumbent_ttfts: As for the candidate.
+        incumbent_durations: As for the candidate.
     """
 
     failed: Count = Count()
@@ -71,6 +79,10 @@ class Evidence:
     candidate_valid: Count = Count()
     incumbent_failed: Count = Count()
     incumbent_valid: Count = Count()
+    candidate_ttfts: Mapping[int, int] = field(default_factory=dict)
+    candidate_durations: Mapping[int, int] = field(default_factory=dict)
+    incumbent_ttfts: Mapping[int, int] = field(default_factory=dict)
+    incumbent_durations: Mapping[int, int] = field(default_factory=dict)
 
     def with_pair(self, pair: Pair) -> "Evidence":
         """Add one mirrored request."""
@@ -91,11 +103,21 @@ class Evidence:
         """Add one request of a client's."""
         failed = Count(int(outcome.failed), 1)
         valid = Count(int(outcome.valid and not outcome.failed), 1)
+        ttfts = _one_step(None if outcome.failed else _felt(outcome.ttft_seconds))
+        durations = _one_step(None if outcome.failed else _felt(outcome.duration_seconds))
         if outcome.role == "candidate":
-            failed, valid = self.candidate_failed + failed, self.candidate_valid + valid
-            return replace(self, candidate_failed=failed, candidate_valid=valid)
-        failed, valid = self.incumbent_failed + failed, self.incumbent_valid + valid
-        return replace(self, incumbent_failed=failed, incumbent_valid=valid)
+            return self + Evidence(
+                candidate_failed=failed,
+                candidate_valid=valid,
+                candidate_ttfts=ttfts,
+                candidate_durations=durations,
+            )
+        return self + Evidence(
+            incumbent_failed=failed,
+            incumbent_valid=valid,
+            incumbent_ttfts=ttfts,
+            incumbent_durations=durations,
+        )
 
     def __add__(self, other: "Evidence") -> "Evidence":
         return Evidence(
@@ -109,6 +131,10 @@ class Evidence:
             candidate_valid=self.candidate_valid + other.candidate_valid,
             incumbent_failed=self.incumbent_failed + other.incumbent_failed,
             incumbent_valid=self.incumbent_valid + other.incumbent_valid,
+            candidate_ttfts=_sum_steps(self.candidate_ttfts, other.candidate_ttfts),
+            candidate_durations=_sum_steps(self.candidate_durations, other.candidate_durations),
+            incumbent_ttfts=_sum_steps(self.incumbent_ttfts, other.incumbent_ttfts),
+            incumbent_durations=_sum_steps(self.incumbent_durations, other.incumbent_durations),
         )
 
 
@@ -117,6 +143,29 @@ def slower_than(limit: float, ratios: Mapping[int, int]) -> Count:
     step = _step(limit)
     above = sum(count for at, count in ratios.items() if at > step)
     return Count(above, sum(ratios.values()))
+
+
+def slower_than_before(limit: float, after: Mapping[int, int], before: Mapping[int, int]) -> Count:
+    """Count the times above ``limit`` times the median of those before; none without any."""
+    if not before:
+        return Count()
+    most = _median(before) + _step(limit)
+    above = sum(count for at, count in after.items() if at > most)
+    return Count(above, sum(after.values()))
+
+
+def _median(steps: Mapping[int, int]) -> int:
+    """The step that half of them do not exceed."""
+    left = (sum(steps.values()) + 1) // 2
+    for step in sorted(steps):
+        left -= steps[step]
+        if left <= 0:
+            return step
+    raise ValueError("nothing has no median")
+
+
+def _felt(seconds: float | None) -> float | None:
+    return None if seconds is None else max(seconds, UNFELT_SECONDS)
 
 
 def _step(ratio: float) -> int:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from random import Random
 
@@ -107,6 +107,12 @@ class Exchange:
     last_byte: float | None = None
     ended: float | None = None
     _answer_bytes: int = 0
+
+    def has_waited(self, seconds: float) -> None:
+        """Count the time that it waited before anybody was chosen to answer it."""
+        self.started_at -= timedelta(seconds=seconds)
+        self.started -= seconds
+        self.queued_seconds += seconds
 
     def take(self, chunk: bytes) -> None:
         """Keep a piece of the answer."""

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.confidence import confidence_sequence
-from gateway.evidence import MAX_SLICES, Count, Evidence, slower_than
+from gateway.evidence import MAX_SLICES, Count, Evidence, slower_than, slower_than_before
 
 NUM_GUARDS = 8
 """Guards of one stage, the slices together as one: each may err as often as the others."""
 
-Stage = Literal["shadow", "canary", "live"]
+Stage = Literal["shadow", "canary", "replacing", "watch", "live"]
+SETTLED = ("replacing", "live")  # nobody waits for the guards to let it go on
 Action = Literal["wait", "advance", "rollback"]
 Finding = Literal["passed", "open", "too_few", "breached"]
 Limit = Literal["floor", "ceiling"]
@@ -174,7 +175,9 @@ def judge(stage: Stage, evidence: Evidence, guards: Guards, num_stages: int) -> 
     part can be too small to prove anything; those below ``slice_min_sample`` are listed as
     ``too_few`` and do not hold the stage up. In canary, where proof at a small share would take
     days, error rate and format pass by the observed share of ``min_canary`` answers, and pairs
-    still mirrored can only end it. A live candidate can only be rolled back.
+    still mirrored can only end it. In watch, where the candidate answers everybody, errors pass by
+    proof again, from ``min_pairs`` answers on; format and latency by what was seen, beside what the
+    incumbent showed before. A live candidate can only be rolled back.
 
     *Wait*: otherwise.
 
@@ -195,7 +198,7 @@ def judge(stage: Stage, evidence: Evidence, guards: Guards, num_stages: int) -> 
     if any(reason.finding == "breached" for reason in reasons):
         return Verdict("rollback", reasons)
     held = any(_holds_up(check, reason) for check, reason in zip(checks, reasons, strict=True))
-    return Verdict("wait" if held or stage == "live" else "advance", reasons)
+    return Verdict("wait" if held or stage in SETTLED else "advance", reasons)
 
 
 def _pair_checks(
@@ -234,15 +237,28 @@ def _canary_checks(
     Which answers must be JSON is known only from the incumbent's share of them, in the same
     traffic: the least that share provably is, at half the alpha, sets the candidate's threshold.
     """
-    if stage == "shadow":
+    if stage in {"shadow", "replacing"}:
         return
     alphas = (1 - guards.confidence, breach_alpha)
-    rule = _Rule("sight", guards.min_canary, guards.min_breach_sample, *alphas)
+    least = guards.min_pairs if stage == "watch" else guards.min_canary
+    rule = _Rule("sight", least, guards.min_breach_sample, *alphas)
     failed, valid = evidence.candidate_failed, evidence.candidate_valid
-    yield _Check("canary_error_rate", failed, "ceiling", guards.error_rate_max, rule)
+    of_errors = replace(rule, need="proof") if stage == "watch" else rule
+    yield _Check("canary_error_rate", failed, "ceiling", guards.error_rate_max, of_errors)
     theirs, half = evidence.incumbent_valid, replace(rule, breach_alpha=breach_alpha / 2)
     share, _ = confidence_sequence(theirs.successes, theirs.trials, half.breach_alpha)
     yield _Check("canary_format", valid, "floor", guards.format_validity_min * share, half)
+    if stage == "watch" and evidence.incumbent_ttfts:
+        timed = replace(rule, min_sample=guards.slice_min_sample)
+        yield from _watch_checks(evidence, guards, timed)
+
+
+def _watch_checks(seen: Evidence, guards: Guards, rule: _Rule) -> Iterator[_Check]:
+    """Guards on how long answers take, against the incumbent's median before it was replaced."""
+    ttft = (guards.ttft_ratio_max, seen.candidate_ttfts, seen.incumbent_ttfts)
+    duration = (guards.duration_ratio_max, seen.candidate_durations, seen.incumbent_durations)
+    for name, times in (("canary_slow_ttft", ttft), ("canary_slow_duration", duration)):
+        yield _Check(name, slower_than_before(*times), "ceiling", guards.slow_share_max, rule)
 
 
 def _weigh(check: _Check) -> Reason:

@@ -14,15 +14,16 @@ from gateway.config import GatewayConfig
 from gateway.exchange import Exchange, encode
 from gateway.fleet import Fleet
 from gateway.gate import Gate
+from gateway.hold import Hold
 from gateway.keeper import Keeper
 from gateway.keyholder import Keyholder
 from gateway.keystore import KeyStore
 from gateway.metrics import Metrics
 from gateway.observers import Observers, in_turn
-from gateway.relay import Serving
 from gateway.reload import Settings
 from gateway.routing import RouteTable
 from gateway.secret_files import key_pepper
+from gateway.serving import Serving
 from gateway.upstream import Upstream
 from gateway.wiring import Wire
 
@@ -138,4 +139,5 @@ async def opened_serving(
             on_cascade=metrics.count_cascade,
             trainings=await asyncio.to_thread(settings.read_trainings),
             gate=gate,
+            hold=Hold(metrics.count_held),
         )

@@ -9,6 +9,7 @@ from gateway.cascade import Signal
 from gateway.collectors import CaptureCounts, PoolCounts, Pools
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
+from gateway.hold import Outcome
 from gateway.supervisor import Health
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -33,6 +34,8 @@ class Metrics:
     pairs: Counter
     late: Counter
     cascade: Counter
+    holding: Gauge
+    held: Counter
     engine_crashes: Counter
     _ends: dict[tuple[str, ...], "_Ends"] = field(default_factory=dict)
 
@@ -87,6 +90,18 @@ class Metrics:
                 ("route", "signal", "outcome"),
                 registry=registry,
             ),
+            holding=Gauge(
+                "retort_held_requests",
+                "Requests that wait while their route's engine is replaced.",
+                ("route",),
+                registry=registry,
+            ),
+            held=Counter(
+                "retort_held",
+                "Requests that have waited so: let_in, refused, or left by their clients.",
+                ("route", "outcome"),
+                registry=registry,
+            ),
             pairs=Counter(
                 "retort_pairs",
                 "Shadow answers beside the incumbent's: agrees, differs, sampled, failed.",
@@ -127,6 +142,14 @@ class Metrics:
     def count_cascade(self, exchange: Exchange, signal: Signal, outcome: str) -> None:
         """Count an answer of a student whose teacher might have answered instead."""
         self.cascade.labels(exchange.request.route, signal, outcome).inc()
+
+    def count_held(self, route: str, outcome: Outcome | None) -> None:
+        """Count a request that begins to wait for a held route, or has waited."""
+        if outcome is None:
+            self.holding.labels(route).inc()
+            return
+        self.holding.labels(route).dec()
+        self.held.labels(route, outcome).inc()
 
     def engine_health(self, deployment: str, health: Health) -> None:
         """Take note of an engine that has ended by itself, or serves again."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from gateway.errors import NotReadyError, OverloadedError
 from gateway.health import Member, PoolConfig, RetryBudget, State, Verdict
@@ -53,6 +54,7 @@ class Pool:
         self._budget = RetryBudget(self.config.retry_share)
         self._waiting: deque[asyncio.Future[Member]] = deque()
         self._num_taken = 0
+        self._is_closed = False
 
     @property
     def is_serving(self) -> bool:
@@ -145,6 +147,25 @@ class Pool:
                 member.heard_at = time.monotonic()
         self._hand_out()
 
+    def set_aside(self) -> None:
+        """Take every engine out of service, until ``set_up`` or ``doubt``."""
+        for member in self.members:
+            member.state = "down"
+
+    def doubt(self) -> None:
+        """Let every engine prove by a token that it serves, before it gets requests."""
+        for member in self.members:
+            member.state, member.probe_at = "ejected", -inf
+            member.failures = member.ejections = 0
+
+    def close(self) -> None:
+        """Serve nobody from now on: who waits, or comes later, is refused at once."""
+        self._is_closed = True
+        self.set_aside()
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(self._unavailable("has been ended"))
+
     def _hand_out(self) -> None:
         """Give free engines to those that wait, in their order."""
         while self._waiting:
@@ -156,6 +177,8 @@ class Pool:
                 return
 
     async def _wait(self) -> Member:
+        if self._is_closed:
+            raise self._unavailable("has been ended")
         if len(self._waiting) >= self.config.queue:
             raise self._unavailable("too many requests wait for it already")
         turn: asyncio.Future[Member] = asyncio.get_running_loop().create_future()

@@ -7,19 +7,14 @@ have received the whole answer.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from capture.familiarity import Familiarity
-from capture.redaction import RedactConfig, Redactor
-from capture.writer import Spool
 from gateway.asking import Asking
 from gateway.body import conversation_key, read_body
-from gateway.cascade import Cascade, CascadeConfig, Signal
-from gateway.config import GatewayConfig
+from gateway.cascade import Cascade, CascadeConfig
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import (
     GatewayError,
@@ -29,51 +24,18 @@ from gateway.errors import (
 )
 from gateway.escalation import HandedOverError, Held, hand_over, redirect
 from gateway.exchange import Exchange, Request, new_id
-from gateway.gate import Gate
+from gateway.hold import Leaving
 from gateway.http import LEAVING
-from gateway.keeper import Keeper, Promise
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
 from gateway.privacy import Keeping, policy_of
 from gateway.refusal import refusal
-from gateway.routing import RouteTable
+from gateway.serving import Serving
 from gateway.timeouts import Timeouts
 from gateway.upstream import Upstream, forwarded_headers
 from gateway.wiring import Wire
 
 TRACE = (b"traceparent", b"tracestate")
-
-
-@dataclass(slots=True)
-class Serving:
-    """What every request needs; ``table`` is replaced whole when a rollout moves.
-
-    Attributes:
-        on_begun: Called when an exchange goes to its engine.
-        on_ended: Called once per exchange, when its client has been served.
-        keeper: Takes ended exchanges into the spool.
-        redactor: What is replaced in every text before it is written.
-        wire: Takes rows from answers, for routes that ask for it.
-        on_refused: Called when a request is refused before it becomes an exchange.
-        on_cascade: Called with a student's exchange, what was weighed, and whose answer its client
-            gets.
-        trainings: What the students of routes were trained on, where their prompts are weighed.
-        gate: Lets requests in.
-    """
-
-    config: GatewayConfig
-    table: RouteTable
-    upstream: Upstream
-    spool: Spool[Exchange]
-    on_begun: Callable[[Exchange], None]
-    on_ended: Callable[[Exchange], None]
-    keeper: Keeper
-    redactor: Redactor = field(default_factory=lambda: Redactor(RedactConfig()))
-    wire: Wire | None = None
-    on_refused: Callable[[GatewayError], None] = lambda _: None
-    on_cascade: Callable[[Exchange, Signal, str], None] = lambda _exchange, _signal, _outcome: None
-    trainings: Mapping[str, Familiarity] = field(default_factory=dict)
-    gate: Gate = field(default_factory=Gate)
 
 
 class Relay:
@@ -87,7 +49,7 @@ class Relay:
         headers = dict(scope["headers"])
         try:
             request = await self._read(scope, receive, self._serving.gate.admit(headers))
-            exchange = await self._begin(request, headers)
+            exchange = await self._begin(request, headers, scope[LEAVING])
         except GatewayError as error:
             self._serving.on_refused(error)
             await refusal(error)(scope, receive, send)
@@ -169,25 +131,33 @@ class Relay:
             raise NotReadyError(f"the engine of {model!r} is starting; retry in a moment")
         return model
 
-    async def _begin(self, request: Request, headers: dict[bytes, bytes]) -> Exchange:
-        """Choose who answers, once and for all, and whether the answer is captured."""
-        deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
+    async def _begin(
+        self, request: Request, headers: dict[bytes, bytes], leaving: Leaving
+    ) -> Exchange:
+        """Choose who answers, once and for all, and whether the answer is captured.
+
+        Between the choice and the engine nothing waits: whoever drains a deployment knows of all
+        that it was chosen for.
+        """
         route = self._serving.config.routes[request.route]
         allowed = "full" if route.capture == "wire" else route.capture
         of_key = "full" if request.key is None else request.key.capture
         policy = policy_of(allowed, of_key, headers, request.parsed)
         keeping = Keeping.decide(policy, self._serving.redactor, request.parsed)
         generates = ENDPOINTS[request.endpoint].generates
+        reservation, held_seconds = await self._reserve(request, leaving)
+        deployment, role = self._serving.table.routes[request.route].choose(request.conversation)
         captured = deployment.capture and keeping.allows_capture and generates
         exchange = Exchange(
             *(new_id(), request, deployment, role),
             capture="tap" if captured else "off",
             keeping=keeping,
-            reservation=await self._reserve(request),
+            reservation=reservation,
             trace={
                 name.decode(): headers[name].decode("latin-1") for name in TRACE if name in headers
             },
         )
+        exchange.has_waited(held_seconds)
         wire = self._serving.wire
         if wire and route.capture == "wire" and role == "incumbent" and keeping.allows_capture:
             exchange.wire = wire.plan(exchange)
@@ -212,16 +182,28 @@ class Relay:
             outcome = "teacher" if is_there else "unavailable"
         serving.on_cascade(exchange, "distance", outcome)
 
-    async def _reserve(self, request: Request) -> Reservation | None:
-        """Take room in its quotas and in the log for one exchange, or for none."""
-        gate = self._serving.gate
+    async def _reserve(
+        self, request: Request, leaving: Leaving
+    ) -> tuple[Reservation | None, float]:
+        """Take room in its quotas and in the log, and wait while its route is held.
+
+        Returns:
+            What it holds of its quotas, and how many seconds it has waited.
+        """
+        serving, gate, name = self._serving, self._serving.gate, request.route
         reservation = await gate.reserve(request)
         try:
-            self._serving.keeper.begin()
-        except GatewayError:
+            held_seconds = await serving.hold.wait(
+                name,
+                lambda: serving.table.routes[name].is_held,
+                serving.config.routes[name].pool,
+                leaving,
+            )
+            serving.keeper.begin()
+        except BaseException:
             gate.settle(reservation)
             raise
-        return reservation
+        return reservation, held_seconds
 
     async def _relay(
         self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
@@ -282,5 +264,5 @@ class Relay:
             return
         exchange.ended = time.monotonic()
         of_route = self._serving.config.routes[exchange.request.route].promise
-        promise: Promise = "best_effort" if exchange.role == "shadow" else of_route
-        await self._serving.keeper.keep(exchange, promise, self._serving.wire)
+        promised = "best_effort" if exchange.role == "shadow" else of_route
+        await self._serving.keeper.keep(exchange, promised, self._serving.wire)

@@ -12,7 +12,7 @@ from capture.errors import ConfigError
 from capture.familiarity import Familiarity
 from capture.redaction import Redactor
 from gateway.config import GatewayConfig, RouteConfig
-from gateway.relay import Serving
+from gateway.serving import Serving
 
 logger = logging.getLogger(__name__)
 

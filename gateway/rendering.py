@@ -16,6 +16,8 @@ LIST = TypeAdapter(list[Json])
 COLOURS = {
     "shadow": "cyan",
     "canary": "yellow",
+    "replacing": "yellow",
+    "watch": "yellow",
     "live": "green",
     "rolled_back": "red",
     "passed": "green",

@@ -37,6 +37,7 @@ class DescribedRoute(NamedTuple):
     candidate: str | None
     canary_share: float
     mirror_share: float
+    is_held: bool
 
 
 class Described(NamedTuple):
@@ -60,6 +61,7 @@ def describe(table: RouteTable) -> Described:
             None if route.candidate is None else route.candidate.name,
             route.canary_share,
             route.mirror_share,
+            route.is_held,
         )
         for name, route in table.routes.items()
     }
@@ -120,7 +122,9 @@ class Replica:
     def _route(self, told: DescribedRoute) -> Route:
         incumbent = self._deployments[told.incumbent]
         candidate = None if told.candidate is None else self._deployments[told.candidate]
-        return Route(incumbent, candidate, told.canary_share, told.mirror_share)
+        return Route(
+            incumbent, candidate, told.canary_share, told.mirror_share, is_held=told.is_held
+        )
 
     def pools(self) -> Mapping[str, Pool]:
         """The pool of each deployment."""

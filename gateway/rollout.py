@@ -10,7 +10,7 @@ from gateway.errors import RolloutError
 from gateway.evidence import Evidence
 from gateway.guards import Reason, Verdict
 
-State = Literal["shadow", "canary", "live", "rolled_back"]
+State = Literal["shadow", "canary", "replacing", "watch", "live", "rolled_back"]
 Actor = Literal["guards", "operator"]
 
 
@@ -48,7 +48,8 @@ class Rollout:
         route: Model name that apps ask for.
         bundle: Folder of the bundle.
         candidate: Name of the deployment that serves it.
-        steps: Shares of clients' traffic, one canary step after the other, rising.
+        steps: Shares of clients' traffic, one canary step after the other, rising; none where the
+            candidate takes the incumbent's place at once.
         started_at: When, in UTC.
         state: Where it is.
         step: Index into ``steps`` while in canary, else 0.
@@ -70,11 +71,17 @@ class Rollout:
     @property
     def is_active(self) -> bool:
         """Whether it is still being tried."""
-        return self.state in {"shadow", "canary"}
+        return self.state not in {"live", "rolled_back"}
+
+    @property
+    def replaces(self) -> bool:
+        """Whether only one of the two engines runs at a time."""
+        states = {self.state, *(decision.source for decision in self.history)}
+        return bool(states & {"replacing", "watch"})
 
     @property
     def num_stages(self) -> int:
-        """Stages in which the guards may roll it back: shadow and each canary step."""
+        """Stages in which the guards may roll it back: shadow and each canary step, or watch."""
         return 1 + len(self.steps)
 
 
@@ -82,7 +89,7 @@ def canary_share(rollout: Rollout) -> float:
     """Share of clients' traffic that the candidate is given."""
     if rollout.state == "canary":
         return rollout.steps[rollout.step]
-    return 1.0 if rollout.state == "live" else 0.0
+    return 1.0 if rollout.state in {"watch", "live"} else 0.0
 
 
 def transition(rollout: Rollout, verdict: Verdict, now: datetime) -> Rollout:
@@ -103,9 +110,25 @@ def promote(rollout: Rollout, now: datetime, reasons: tuple[Reason, ...] = ()) -
     """Move one stage on by an operator's word: from shadow over each canary step to live.
 
     Raises:
-        RolloutError: If the rollout is live or rolled back already.
+        RolloutError: If the rollout is live or rolled back already, or its engine not yet there.
     """
+    if rollout.state == "replacing":
+        raise RolloutError(
+            f"rollout {rollout.id} is replacing: its engine does not answer yet; wait for watch"
+        )
     return _advance(rollout, now, "operator", reasons)
+
+
+def begin_watch(rollout: Rollout, now: datetime, note: str) -> Rollout:
+    """Let the candidate answer everybody, whose engine has taken the incumbent's place.
+
+    What the incumbent has shown before stays beside what the candidate will show. A rollout that
+    is elsewhere already is returned as it is.
+    """
+    if rollout.state != "replacing":
+        return rollout
+    moved = _decide(rollout, replace(rollout, state="watch"), now, "guards", (), note)
+    return replace(moved, evidence=rollout.evidence)
 
 
 def roll_back(
@@ -148,11 +171,11 @@ def decision_json(decision: Decision) -> dict[str, JsonValue]:
 def _advance(rollout: Rollout, now: datetime, by: Actor, reasons: tuple[Reason, ...]) -> Rollout:
     if not rollout.is_active:
         raise RolloutError(
-            f"rollout {rollout.id} is {rollout.state}, expected shadow or canary; to try the "
-            f"bundle again, start a new rollout of {rollout.bundle}"
+            f"rollout {rollout.id} is {rollout.state}, expected one under way; to try the bundle "
+            f"again, start a new rollout of {rollout.bundle}"
         )
     step = rollout.step + 1 if rollout.state == "canary" else 0
-    if step < len(rollout.steps):
+    if rollout.state != "watch" and step < len(rollout.steps):
         moved = replace(rollout, state="canary", step=step)
     else:
         moved = replace(rollout, state="live", step=0)

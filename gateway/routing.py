@@ -43,12 +43,20 @@ class Route:
         candidate: Being tried, if any.
         canary_share: Share of conversations that the candidate answers.
         mirror_share: Share of the incumbent's answers that the candidate is asked for too.
+        is_held: Whether clients wait: one engine is taking another's place.
     """
 
     incumbent: Deployment
     candidate: Deployment | None = None
     canary_share: float = 0.0
     mirror_share: float = 0.0
+    is_held: bool = False
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request would find an engine now."""
+        whole = self.candidate if self.canary_share >= 1.0 else None
+        return not self.is_held and (whole or self.incumbent).pool.is_serving
 
     def choose(self, key: str) -> tuple[Deployment, Role]:
         """Pick the deployment for a conversation; the same key keeps its side as shares grow."""
@@ -77,9 +85,8 @@ class RouteTable:
 
     @property
     def answering(self) -> frozenset[str]:
-        """Names of routes whose incumbent can answer."""
-        routes = self.routes.items()
-        return frozenset(name for name, route in routes if route.incumbent.pool.is_serving)
+        """Names of routes that can answer."""
+        return frozenset(name for name, route in self.routes.items() if route.is_answering)
 
     @property
     def deployments(self) -> list[Deployment]:

@@ -26,9 +26,9 @@ from gateway.limits import Limiter
 from gateway.listener import bound, for_apps, listening
 from gateway.metrics import Metrics
 from gateway.observers import in_turn, opened_observers
-from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
 from gateway.secret_files import admin_key, make_folder
+from gateway.serving import Serving
 from gateway.state import StateStore
 from gateway.workers import Workers
 
@@ -103,8 +103,9 @@ async def run(settings: Settings, start: Start) -> None:
             serving.on_ended = in_turn(serving.on_ended, driver.on_ended)
             fleet.on_health = driver.on_health
             workers = Workers(start.workers - 1, serving, metrics.registry)
-            workers.on_ended = driver.learn
-            driver.on_changed, driver.drain_elsewhere = workers.publish, workers.drain
+            workers.on_ended = driver.runner.trials.learn
+            driver.runner.on_changed = workers.publish
+            driver.runner.under_way.drain_elsewhere = workers.drain
             observers.reload += [Reloader(start.path, settings, serving).reload, workers.reload]
             on_signal(signal.SIGHUP, observers.on_reload)
             is_next = predecessor is not None
@@ -166,7 +167,7 @@ async def until_ended(
             await ending.asked.wait()
         logger.info("ending")
     finally:
-        await driver.close()
+        await driver.runner.close()
 
 
 class Closing(Protocol):

@@ -1,15 +1,21 @@
 """What answers a route when the gateway starts, and how deployments are started."""
 
 import asyncio
+import logging
 from pathlib import Path
 
+from capture.errors import EngineError
 from capture.revision import chat_template, tokenizer_hash
+from gateway import sleep
+from gateway.config import RouteConfig
 from gateway.fleet import Fleet
-from gateway.relay import Serving
 from gateway.rollout import Rollout
 from gateway.routing import Deployment
+from gateway.serving import Serving
 from gateway.state import StateStore
 from quant.bundle import BundleError, verify_bundle
+
+logger = logging.getLogger(__name__)
 
 
 class Starter:
@@ -33,15 +39,26 @@ class Starter:
         """
         config = self._serving.config.routes[route]
         live = await asyncio.to_thread(self._store.live, route)
-        configured = f"{route}-external" if config.model is None else f"{route}-teacher"
-        name = configured if live is None else live.rollout.candidate
+        name = _configured(route, config) if live is None else live.rollout.candidate
         if known is not None and known.name == name:
             return known
         if live is not None:
             return await self.candidate(live.rollout)
         if config.model is not None:
             return await self._fleet.start(name, route, config.model, config, is_candidate=False)
+        await self._wake(route, config)
         return self._fleet.attach(name, route, config, capture=config.capture == "full")
+
+    async def _wake(self, route: str, config: RouteConfig) -> None:
+        """Wake engines that run elsewhere, if we may have sent them to sleep."""
+        rollouts = await asyncio.to_thread(self._store.rollouts, route)
+        if not rollouts or not rollouts[-1].rollout.replaces:
+            return
+        for url in config.urls:
+            try:
+                await sleep.wake_up(url)
+            except EngineError as error:  # it may be started anew just now
+                logger.warning("%s", error)
 
     async def candidate(self, rollout: Rollout) -> Deployment:
         """Verify a rollout's bundle and start it.
@@ -50,12 +67,46 @@ class Starter:
             BundleError: If the bundle is not what it says it is, or reads text differently.
             EngineError: If it does not generate.
         """
+        deployment = await self.placed_candidate(rollout)
+        try:
+            await self._fleet.bring_up(deployment.name)
+        except BaseException:
+            await asyncio.shield(self._fleet.stop(deployment.name))
+            raise
+        return deployment
+
+    async def placed_candidate(self, rollout: Rollout) -> Deployment:
+        """Verify a rollout's bundle; its engine is not started yet.
+
+        Raises:
+            BundleError: If the bundle is not what it says it is, or reads text differently.
+        """
         bundle = Path(rollout.bundle)
         config = self._serving.config.routes[rollout.route]
         await asyncio.to_thread(_verify, bundle, config.model)
-        return await self._fleet.start(
+        return await self._fleet.place(
             rollout.candidate, rollout.route, bundle, config, is_candidate=True
         )
+
+    async def placed_incumbent(self, route: str) -> Deployment:
+        """What answers a route when nothing is tried, though its engine is not started yet.
+
+        Raises:
+            BundleError: If it is a promoted bundle, and not what it says it is.
+        """
+        config = self._serving.config.routes[route]
+        live = await asyncio.to_thread(self._store.live, route)
+        if live is not None:
+            return await self.placed_candidate(live.rollout)
+        name = _configured(route, config)
+        if config.model is not None:
+            return await self._fleet.place(name, route, config.model, config, is_candidate=False)
+        return self._fleet.attach(name, route, config, capture=config.capture == "full")
+
+
+def _configured(route: str, config: RouteConfig) -> str:
+    """Name of the deployment that the configuration asks for."""
+    return f"{route}-external" if config.model is None else f"{route}-teacher"
 
 
 def _verify(bundle: Path, model: Path | None) -> None:

@@ -68,9 +68,9 @@ DECISIONS = Table(
     Column("reasons", JSON, nullable=False),
     Column("evidence", JSON, nullable=False),
 )
-IS_ACTIVE = ROLLOUTS.c.state.in_(("shadow", "canary"))
+IS_ACTIVE = ROLLOUTS.c.state.in_(("shadow", "canary", "replacing", "watch"))
 ONE_ACTIVE = Index(
-    "one_active_rollout_per_route",
+    "one_rollout_under_way_per_route",
     ROLLOUTS.c.route,
     unique=True,
     sqlite_where=IS_ACTIVE,

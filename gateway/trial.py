@@ -3,6 +3,9 @@
 What is decided is pure (``guards``, ``rollout``); here it takes effect. Going forward is written
 down before it takes effect, going back takes effect before it is written down.
 
+Where the candidate replaces the incumbent only one of them is up, and whoever exchanges their
+engines says which (``switch``); clients wait while it is not the one that should answer.
+
 Several gateways may try the same rollout: each adds what it has seen to what is written down, and
 any of them may move it. Who finds that another was first takes over what that has written.
 """
@@ -13,15 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 
 from gateway.config import RouteConfig
-from gateway.endpoints import ENDPOINTS
 from gateway.errors import StateConflictError, StateStoreError
-from gateway.evidence import Evidence, Outcome
+from gateway.evidence import Evidence
 from gateway.exchange import Exchange
 from gateway.guards import judge
 from gateway.mirror import Mirror
-from gateway.pair import Pair, Reply, compare, is_structured
+from gateway.observed import is_telling, outcome_of, reply_of, slice_of
+from gateway.pair import Pair, compare
 from gateway.rollout import Rollout, canary_share, roll_back, transition
 from gateway.routing import Deployment, Route
 from gateway.state import Saved, StateStore
@@ -37,8 +41,13 @@ class Trial:
 
     Attributes:
         rollout: As it stands now.
+        incumbent: The deployment that clients go back to.
         candidate: The deployment being tried.
-        ended: Set when the rollout has ended and that is written down.
+        up: Name of the only one that is up, where one replaces the other; None while neither is.
+        timed_from: Monotonic seconds from which on answers tell how fast the candidate is, where
+            it replaces the incumbent: a crowd has waited for it.
+        ended: Set when the rollout is live or rolled back.
+        exchanging: Held by whoever exchanges the two engines.
     """
 
     def __init__(
@@ -63,6 +72,10 @@ class Trial:
         self.rollout, self._version = saved
         self.incumbent, self.candidate = deployments
         self.mirror = mirror
+        self.up: str | None = self.incumbent.name
+        self.timed_from = -inf
+        self.ended = asyncio.Event()
+        self.exchanging = asyncio.Lock()
         self._store = store
         self._config = config
         self._assign = assign
@@ -86,7 +99,8 @@ class Trial:
                     await self._judge()
             except StateStoreError:
                 logger.exception("rollout %s: the state store failed", self.rollout.id)
-                self._assign(Route(self.incumbent))
+                if not self.rollout.replaces:
+                    self._assign(Route(self.incumbent))
             await asyncio.sleep(JUDGE_SECONDS)
 
     async def _judge(self) -> None:
@@ -108,9 +122,11 @@ class Trial:
         Raises:
             RolloutError: If the state does not allow it.
         """
-        async with self._moving:
-            await self._move(move)
-        self._changed.set()
+        try:
+            async with self._moving:
+                await self._move(move)
+        finally:
+            self._changed.set()
         return self.rollout
 
     async def give_up(self, note: str) -> None:
@@ -121,9 +137,18 @@ class Trial:
                 return rollout
             return roll_back(rollout, datetime.now(UTC), note, by="guards")
 
-        async with self._moving:
-            await self._move(back)
-        self._changed.set()
+        await self.decide(back)
+
+    def switch(self, up: str | None) -> None:
+        """Say which deployment is up now; clients that wait for it are let in."""
+        self.up = up
+        self._assign(self._route())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the rollout has ended and whoever won answers."""
+        is_back = not self.rollout.replaces or self.up == self.incumbent.name
+        return self.rollout.state == "live" or (self.rollout.state == "rolled_back" and is_back)
 
     async def follow(self) -> None:
         """Take over what another gateway has written down since we last did.
@@ -144,24 +169,23 @@ class Trial:
 
     def observe(self, exchange: Exchange) -> None:
         """Take a client's ended request as evidence, and mirror it if the incumbent answered."""
-        if exchange.status in {"aborted", "rejected"} or not self.rollout.is_active:
+        if not (is_telling(exchange) and self.rollout.is_active):
             return
-        if not ENDPOINTS[exchange.request.endpoint].generates:
-            return
-        failed = exchange.status == "failed"
-        if self.rollout.state == "canary" and exchange.role != "shadow":
-            valid = is_structured(exchange.answer.texts)
-            outcome = Outcome(failed, valid, exchange.role)
+        if self.rollout.state == "canary" or self._is_watched(exchange):
+            outcome = outcome_of(exchange, timed_from=self.timed_from)
             self._learn(Evidence().with_outcome(outcome))
-        mirrored = exchange.role == "incumbent" and not failed
+        mirrored = exchange.role == "incumbent" and exchange.status != "failed"
         if mirrored and self._route().mirrors(exchange.exchange_id):
             self.mirror.offer(exchange, self._compare)
+
+    def _is_watched(self, exchange: Exchange) -> bool:
+        return self.rollout.state == "watch" and exchange.role == "candidate"
 
     def _compare(self, incumbent: Exchange, shadow: Exchange) -> Pair:
         """Take a mirrored request as evidence."""
         is_sampled = incumbent.request.parsed.get("temperature") != 0  # engines sample unless told
-        replies = _reply(incumbent), _reply(shadow)
-        pair = compare(*replies, _slice(incumbent), is_sampled=is_sampled)
+        replies = reply_of(incumbent), reply_of(shadow)
+        pair = compare(*replies, slice_of(incumbent), is_sampled=is_sampled)
         if self.rollout.is_active:
             self._learn(Evidence().with_pair(pair))
         return pair
@@ -218,6 +242,8 @@ class Trial:
 
     def _take(self, rollout: Rollout) -> None:
         self.rollout = rollout
+        if not rollout.is_active:
+            self.ended.set()
         self._assign(self._route())
 
     async def save(self) -> None:
@@ -244,27 +270,12 @@ class Trial:
         self._saved_at = time.monotonic()
 
     def _route(self) -> Route:
-        if self.rollout.state == "live":
-            return Route(self.candidate)
-        if self.rollout.state == "rolled_back":
-            return Route(self.incumbent)
-        share = self._config.rollout.mirror_share
-        return Route(self.incumbent, self.candidate, canary_share(self.rollout), share)
-
-
-def _reply(exchange: Exchange) -> Reply:
-    """One side of a pair."""
-    answer = exchange.answer
-    calls = [answer.tool_calls] if answer.tool_calls else []
-    return Reply(
-        texts=[*answer.texts, *calls],
-        failed=exchange.status != "completed",
-        ttft_seconds=exchange.ttft_seconds,
-        duration_seconds=exchange.duration_seconds,
-    )
-
-
-def _slice(exchange: Exchange) -> str:
-    """Kind of request: endpoint and size of its body, doubling by doubling."""
-    bits = len(exchange.request.body).bit_length()
-    return f"{exchange.request.endpoint} {2 ** (bits - 1)} to {2**bits} bytes"
+        rollout, share = self.rollout, canary_share(self.rollout)
+        entitled = self.candidate if share == 1.0 else self.incumbent
+        is_up = self.up == entitled.name and rollout.state != "replacing"
+        is_held = rollout.replaces and not is_up
+        if not rollout.is_active:
+            return Route(entitled, is_held=is_held)
+        if rollout.replaces:
+            return Route(self.incumbent, self.candidate, share, is_held=is_held)
+        return Route(self.incumbent, self.candidate, share, self._config.rollout.mirror_share)

@@ -30,9 +30,9 @@ from gateway.limits import NO_QUOTA, Limiter, Reservation
 from gateway.listener import Listener, for_apps
 from gateway.metrics import Metrics
 from gateway.observers import Observers, in_turn, opened_observers
-from gateway.relay import Serving
 from gateway.reload import Reloader, Settings
 from gateway.replica import Described, Replica
+from gateway.serving import Serving
 
 MAX_BACKLOG_BYTES = 64 * 1024 * 1024  # of exchanges that a rollout could learn from
 
@@ -191,7 +191,7 @@ class Worker:
             self._channel.tell("ended", (exchange.deployment.name, alone))
 
     async def _take_table(self, described: Described) -> None:
-        self._serving.table = self._replica.take(described, self._serving.config.routes)
+        self._serving.swap(self._replica.take(described, self._serving.config.routes))
         self._has_table.set()
 
     async def _tell_metrics(self, _: None) -> object:

@@ -23,9 +23,9 @@ from gateway.exchange import Exchange
 from gateway.gate import Gate
 from gateway.keys import ApiKey
 from gateway.limits import Reservation
-from gateway.relay import Serving
 from gateway.reload import Settings
 from gateway.replica import describe
+from gateway.serving import Serving
 from gateway.worker import Plan, work
 
 START_AGAIN_SECONDS = 1.0

@@ -21,7 +21,15 @@ from pydantic import BaseModel, JsonValue
 from gateway.errors import AdminKeyError, GatewayError
 from gateway.evidence import Count, Evidence
 from gateway.guards import Guards, Stage, judge
-from gateway.rollout import Rollout, decision_json, promote, roll_back, rollout_json, transition
+from gateway.rollout import (
+    Rollout,
+    State,
+    decision_json,
+    promote,
+    roll_back,
+    rollout_json,
+    transition,
+)
 from gateway.state import StateStore
 
 KEY = "an admin key"
@@ -31,6 +39,7 @@ Json = dict[str, JsonValue]
 class Start(BaseModel):
     route: str
     bundle: str
+    replace: bool
 
 
 class RollBack(BaseModel):
@@ -64,7 +73,7 @@ def add_reading(app: FastAPI, store: StateStore) -> None:
         seen, version = store.load(rollout_id)
         if seen.is_active:
             seen = replace(seen, evidence=seen.evidence + observed(seen.bundle))
-            stage: Stage = "shadow" if seen.state == "shadow" else "canary"
+            stage: Stage = "live" if seen.state == "rolled_back" else seen.state
             seen = transition(seen, judge(stage, seen.evidence, Guards(), seen.num_stages), now())
             store.save(seen, version)
         return shown(seen)
@@ -79,7 +88,9 @@ def add_moves(app: FastAPI, store: StateStore) -> None:
     def start(body: Start) -> Json:
         number = len(store.rollouts()) + 1
         name = f"{body.route}-{number}"
-        rollout = Rollout(f"r{number}", body.route, body.bundle, name, (0.05,), now())
+        state: State = "watch" if body.replace else "shadow"
+        steps = () if body.replace else (0.05,)
+        rollout = Rollout(f"r{number}", body.route, body.bundle, name, steps, now(), state)
         store.save(rollout, 0)
         return shown(rollout)
 

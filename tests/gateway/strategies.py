@@ -6,6 +6,7 @@ from gateway.evidence import Evidence, Outcome
 from gateway.pair import Pair
 
 RATIOS = st.none() | st.floats(0.001, 1000)
+SECONDS = st.none() | st.floats(0, 1000)
 SLICES = st.sampled_from(["short", "long", "rare", "other"])
 PAIRS = st.builds(
     Pair,
@@ -22,6 +23,8 @@ OUTCOMES = st.builds(
     failed=st.booleans(),
     valid=st.booleans(),
     role=st.sampled_from(["incumbent", "candidate"]),
+    ttft_seconds=SECONDS,
+    duration_seconds=SECONDS,
 )
 
 

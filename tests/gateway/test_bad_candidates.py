@@ -89,6 +89,7 @@ async def test_a_candidate_that(gateway: Gateway, how: str) -> None:
     async with gateway.operator() as admin:
         body = {"route": "support", "bundle": str(bundle)}
         rollout = (await admin.post("/admin/rollouts", json=body)).json()
+        assert "id" in rollout, rollout
         during = await latencies(gateway)
         grown = resident_bytes(gateway) - memory
         shown = (await admin.get(f"/admin/rollouts/{rollout['id']}")).json()

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gateway.evidence import MAX_SLICES, Count, Evidence, Outcome, slower_than
+from gateway.evidence import (
+    MAX_SLICES,
+    Count,
+    Evidence,
+    Outcome,
+    slower_than,
+    slower_than_before,
+)
 from gateway.pair import OTHER, Pair
 from tests.gateway.strategies import EVIDENCE, OUTCOMES, PAIRS, gathered
 
@@ -39,6 +46,23 @@ def test_a_failed_candidate_counts_against_it_and_shows_no_latency() -> None:
     assert evidence.failed == Count(1, 1)
     assert evidence.agreed == evidence.valid == evidence.slices["rare"] == Count(0, 1)
     assert not evidence.ttft_ratios
+
+
+def test_times_are_held_against_the_median_of_those_before() -> None:
+    before = Evidence()
+    for seconds in (0.001, 0.2, 0.2, 0.2, 30.0):
+        before = before.with_outcome(Outcome(False, False, "incumbent", seconds, seconds))
+    after = Evidence()
+    for seconds in (0.01, 0.25, 0.5, 1.0):
+        after = after.with_outcome(Outcome(False, False, "candidate", seconds, None))
+    failed = after.with_outcome(Outcome(True, False, "candidate", 9.0, 9.0))
+
+    for limit, slower in ((1.5, 2), (4.0, 1), (8.0, 0)):
+        found = slower_than_before(limit, after.candidate_ttfts, before.incumbent_ttfts)
+        assert found == Count(slower, 4)
+    assert failed.candidate_ttfts == after.candidate_ttfts
+    assert slower_than_before(1.5, {}, before.incumbent_durations) == Count()
+    assert slower_than_before(1.5, after.candidate_ttfts, {}) == Count()
 
 
 def test_sampled_answers_show_failures_and_latency_but_no_agreement() -> None:

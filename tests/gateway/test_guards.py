@@ -24,7 +24,7 @@ SMALL = Guards(
 A_SLICE = ("slice_agreement", "a")
 NONE = Count()
 ALL_JSON = Count(200, 200)
-STAGES: list[Stage] = ["shadow", "canary", "live"]
+STAGES: list[Stage] = ["shadow", "canary", "replacing", "watch", "live"]
 
 
 def shadow(
@@ -198,6 +198,29 @@ def test_a_canary_that_loses_the_format_its_incumbent_keeps_is_rolled_back() -> 
     assert judged("canary", canary(0, 30, 50), GUARDS).action == "rollback"
     assert judged("canary", canary(0, 30, 50, Count(0, 200)), GUARDS).action == "advance"
     assert judged("canary", canary(0, 30, 50, Count(120, 200)), GUARDS).action == "advance"
+
+
+def test_one_that_answers_everybody_has_to_prove_that_it_seldom_fails() -> None:
+    assert judged("watch", canary(0, 199, 199), GUARDS).action == "wait"
+    assert judged("watch", canary(0, 320, 320), Guards()).action == "advance"
+    assert judged("watch", canary(0, 310, 310), Guards()).action == "wait"
+    breached = judged("watch", canary(40, 40, 80), GUARDS).breaches
+    assert [breach.guard for breach in breached] == ["canary_error_rate", "canary_format"]
+
+
+def test_one_that_takes_longer_than_the_incumbent_took_is_rolled_back() -> None:
+    before = Evidence(incumbent_ttfts={-8: 30, 0: 50, 24: 20}, incumbent_durations={0: 100})
+    seen = before + canary(0, 400, 400)
+    whole = Evidence(candidate_durations={0: 400})
+    slow = seen + whole + Evidence(candidate_ttfts={4: 10, 12: 390})
+    fast = seen + whole + Evidence(candidate_ttfts={4: 390, 12: 10})
+    untimed = seen + Evidence(candidate_ttfts={4: 29}, candidate_durations={0: 29})
+    unknown = canary(0, 400, 400) + Evidence(candidate_ttfts={12: 400})
+
+    assert [b.guard for b in judged("watch", slow, GUARDS).breaches] == ["canary_slow_ttft"]
+    assert judged("watch", fast, GUARDS).action == "advance"
+    assert judged("watch", untimed, GUARDS).action == "wait"
+    assert judged("watch", unknown, GUARDS).action == "advance"
 
 
 def test_pairs_mirrored_during_canary_can_end_it_and_do_not_hold_it_up() -> None:

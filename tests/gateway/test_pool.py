@@ -54,6 +54,32 @@ async def test_a_request_waits_for_an_engine_that_is_coming_back() -> None:
     assert engines.num_waiting == 0
 
 
+async def test_one_that_is_closed_refuses_who_waits_and_who_comes() -> None:
+    engines = pool(1)
+    engines.set_aside()
+    waiting = asyncio.create_task(engines.acquire())
+    await asyncio.sleep(0)
+    engines.close()
+
+    for refused in (waiting, asyncio.create_task(engines.acquire())):
+        with pytest.raises(NotReadyError, match="has been ended"):
+            await refused
+    assert engines.num_waiting == 0
+
+
+async def test_an_engine_in_doubt_is_asked_before_it_serves() -> None:
+    engines = pool(1)
+    engines.set_aside()
+    set_aside = engines.due()
+    engines.doubt()
+
+    assert set_aside == []
+    assert engines.due() == list(engines.members)
+    assert engines.take() is None
+    engines.probed(engines.members[0], is_well=True)
+    assert engines.take() is engines.members[0]
+
+
 async def test_requests_are_served_in_their_order() -> None:
     engines = pool(1, max_outstanding=1)
     first = await engines.acquire()

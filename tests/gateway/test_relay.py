@@ -21,8 +21,8 @@ from gateway.keeper import Keeper, Overflow
 from gateway.metrics import Metrics
 from gateway.pool import Pool
 from gateway.prober import probing
-from gateway.relay import Serving
 from gateway.routing import Deployment, Route, RouteTable
+from gateway.serving import Serving
 from gateway.upstream import Upstream
 from tests.support.fake_engine import FakeEngine
 from tests.support.serving import served

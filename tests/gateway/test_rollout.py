@@ -13,6 +13,7 @@ from gateway.pool import Pool
 from gateway.rollout import (
     Decision,
     Rollout,
+    begin_watch,
     canary_share,
     decision_json,
     promote,
@@ -67,7 +68,7 @@ def test_every_state_can_be_rolled_back_and_then_nothing_more(advances: int) -> 
     for verdict in (ADVANCE, ROLLBACK):
         with pytest.raises(RolloutError, match="rolled"):
             transition(back, verdict, NOW)
-    with pytest.raises(RolloutError, match="expected shadow or canary"):
+    with pytest.raises(RolloutError, match="expected one under way"):
         promote(back, NOW)
     with pytest.raises(RolloutError, match="rolled back already"):
         roll_back(back, NOW, "again")
@@ -76,7 +77,7 @@ def test_every_state_can_be_rolled_back_and_then_nothing_more(advances: int) -> 
 def test_what_is_live_cannot_be_promoted() -> None:
     live = transition(rollout(), ADVANCE, NOW)
 
-    with pytest.raises(RolloutError, match="is live, expected shadow or canary"):
+    with pytest.raises(RolloutError, match="is live, expected one under way"):
         promote(live, NOW)
 
 
@@ -148,3 +149,49 @@ def test_the_candidate_gets_its_share_of_conversations(share: float) -> None:
     taken = sum(route.choose(f"user {n}")[0] is candidate for n in range(20_000))
 
     assert taken / 20_000 == pytest.approx(share, abs=4 * (share * (1 - share) / 20_000) ** 0.5)
+
+
+def replacing() -> Rollout:
+    shown = Evidence(incumbent_failed=Count(1, 9))
+    return Rollout("r1", "support", "b", "support-r1", (), NOW, "replacing", evidence=shown)
+
+
+def test_one_that_replaces_is_watched_before_it_is_live() -> None:
+    watched = begin_watch(replacing(), NOW, "its engine has answered")
+    live = transition(watched, ADVANCE, NOW)
+
+    assert [canary_share(each) for each in (replacing(), watched, live)] == [0.0, 1.0, 1.0]
+    assert [move.target for move in live.history] == ["watch", "live"]
+    assert [each.replaces for each in (replacing(), watched, live)] == [True] * 3
+    assert watched.num_stages == 1
+    assert not rollout(1.0).replaces
+
+
+def test_what_the_incumbent_has_shown_stays_in_watch_and_the_engine_comes_once() -> None:
+    watched = begin_watch(replacing(), NOW, "")
+
+    assert watched.evidence.incumbent_failed == Count(1, 9)
+    assert begin_watch(watched, NOW, "") is watched
+    back = roll_back(replacing(), NOW, "no")
+    assert begin_watch(back, NOW, "") is back
+    assert back.replaces
+
+
+def test_no_operator_promotes_an_engine_that_is_not_there() -> None:
+    with pytest.raises(RolloutError, match="does not answer yet"):
+        promote(replacing(), NOW)
+    assert promote(begin_watch(replacing(), NOW, ""), NOW).state == "live"
+
+
+def test_nobody_is_sent_to_a_route_that_is_held() -> None:
+    deployments = [
+        Deployment(name, Pool(["http://127.0.0.1:1"]), name, None, capture=False)
+        for name in ("old", "new")
+    ]
+    old, new = deployments
+    new.pool.set_aside()
+
+    assert Route(old).is_answering
+    assert not Route(old, is_held=True).is_answering
+    assert not Route(old, new, 1.0).is_answering
+    assert Route(old, new, 0.5).is_answering

@@ -99,6 +99,17 @@ def test_start_and_wait_ends_well_when_the_bundle_is_live(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("_gateway")
+def test_one_that_replaces_goes_from_watch_to_live(run: Run) -> None:
+    begun = run("start", "int8", "--route", "support", "--replace", "--json")
+    ended = run("start", "int8", "--route", "sales", "--replace", "--wait", "--json")
+
+    assert begun.body["state"] == "watch"
+    assert begun.body["canary_share"] == 1.0
+    assert ended.body["state"] == "live"
+    assert "watch" in run("status").err
+
+
+@pytest.mark.usefixtures("_gateway")
 def test_start_and_wait_fails_when_the_bundle_was_rolled_back(run: Run) -> None:
     result = run("start", "broken", "--route", "support", "--wait", "--json")
 

@@ -254,3 +254,28 @@ def test_in_sqlite_readers_and_a_writer_do_not_hold_each_other_up(
     other.execute("COMMIT")
     other.close()
     assert store.load("r1").rollout.state == "live"
+
+
+@IN_SQLITE
+def test_an_older_store_learns_that_one_that_replaces_is_under_way_too(
+    tmp_path: Path, url: str
+) -> None:
+    StateStore(url).close()
+    old = sqlite3.connect(tmp_path / "state.db")
+    old.execute("DROP INDEX one_rollout_under_way_per_route")
+    old.execute(
+        "CREATE UNIQUE INDEX one_active_rollout_per_route ON rollouts (route) "
+        "WHERE state IN ('shadow', 'canary')"
+    )
+    old.commit()
+    old.close()
+    store = StateStore(url)
+    store.save(replace(new("r1"), state="replacing"), 0)
+
+    with pytest.raises(StateConflictError, match="under way"):
+        store.save(new("r2"), 0)
+
+    active = store.active("support")
+    store.close()
+    assert active is not None
+    assert active.rollout.replaces

@@ -16,7 +16,7 @@ from gateway.errors import StateStoreError
 from gateway.evidence import Count
 from gateway.exchange import Exchange, Request
 from gateway.pool import Pool
-from gateway.rollout import Rollout, promote, roll_back
+from gateway.rollout import Rollout, begin_watch, promote, roll_back
 from gateway.routing import Deployment, Route
 from gateway.state import StateStore
 from gateway.trial import Trial
@@ -30,6 +30,7 @@ CONFIG = RouteConfig.model_validate(
         "guards": {"min_canary": 20, "error_rate_max": 0.3},
     }
 )
+REPLACING = Rollout("r1", "support", "b", "student", (), NOW, "replacing")
 CANARY = promote(Rollout("r1", "support", "b", "student", (0.5,), NOW), NOW)
 
 
@@ -55,10 +56,12 @@ class Side:
 
 
 @asynccontextmanager
-async def sides(folder: Path, number: int = 2) -> AsyncIterator[list[Side]]:
+async def sides(
+    folder: Path, number: int = 2, rollout: Rollout = CANARY
+) -> AsyncIterator[list[Side]]:
     url = f"sqlite:///{folder / 'state.db'}"
     store = StateStore(url)
-    store.save(CANARY, 0)
+    store.save(rollout, 0)
     incumbent, candidate = (
         Deployment(name, Pool(()), name, None, capture=False) for name in ("teacher", "student")
     )
@@ -131,3 +134,56 @@ async def test_a_way_back_that_the_store_refused_is_written_later(tmp_path: Path
     assert routes[-1].incumbent.name == "teacher"
     assert refused.rollout.state == "canary"
     assert written.rollout.state == "rolled_back"
+
+
+async def test_where_one_replaces_the_other_clients_wait_until_the_right_one_is_up(
+    tmp_path: Path,
+) -> None:
+    async with sides(tmp_path, 1, REPLACING) as (a,):
+
+        def answering() -> str | None:
+            route = a.routes[-1]
+            return None if route.is_held else route.choose("any")[0].name
+
+        a.trial.switch("teacher")
+        seen = [answering()]
+        a.trial.switch(None)
+        await a.trial.decide(lambda rollout: begin_watch(rollout, NOW, ""))
+        seen.append(answering())
+        a.trial.switch("student")
+        seen.append(answering())
+        a.answer(5)
+        assert a.routes[-1].choose("any")[1] == "candidate"
+        await a.trial.give_up("its engine ended")
+        seen.append(answering())
+        over = [a.trial.is_over]
+        a.trial.switch("teacher")
+        seen.append(answering())
+        over.append(a.trial.is_over)
+
+    assert seen == [None, None, "student", None, "teacher"]
+    assert over == [False, True]
+    assert a.trial.ended.is_set()
+    assert a.trial.rollout.history[-1].evidence.candidate_failed == Count(0, 5)
+
+
+async def test_without_the_store_the_candidate_goes_on_where_there_is_nobody_else(
+    tmp_path: Path,
+) -> None:
+    watched = begin_watch(REPLACING, NOW, "")
+    async with sides(tmp_path, 1, watched) as (a,):
+        a.trial.switch("student")
+        other = sqlite3.connect(tmp_path / "state.db")
+        other.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON rollouts BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+        other.close()
+        running = asyncio.create_task(a.trial.run())
+        a.answer(300)
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            assert not a.routes[-1].is_held
+        running.cancel()
+
+    assert a.routes[-1].choose("any")[0].name == "student"
+    assert a.trial.rollout.state == "watch"

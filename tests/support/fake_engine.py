@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.support.fake_sleep import Sleep
+
 Body = dict[str, Any]
 PROMPT_IDS = [5, 6, 7]
 ERRORS = {
@@ -54,10 +56,11 @@ class FakeEngine:
     "vanish" ends the connection after the head of an answer, "unserved" gives a 503, "slow" takes
     its time for each word of a stream, "garbage" gives what is no JSON, "die" ends the process. A
     word among its ``spells`` steers it whatever the messages say. A message with "rare" in it gets
-    ``rare_answer``, if there is one. Each word of a stream takes ``pace_seconds``; ``name`` is the
-    id of its answers. One that ``is_nan`` cannot say its logprobs.
-    While the file ``hold`` exists, it completes no prompt. Asked for logprobs and token ids, it
-    adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does not know.
+    ``rare_answer``, if there is one. Each word of a stream takes ``pace_seconds``, every answer
+    ``answer_seconds`` before; ``name`` is the id of its answers. One that ``is_nan`` cannot say its
+    logprobs. While it sleeps nobody gets an answer. While the file ``hold`` exists, it completes no
+    prompt. Asked for logprobs and token ids, it adds them where vLLM does; one that is not
+    ``knows_ids`` refuses fields it does not know.
     """
 
     answer: str = '{"intent": "order"}'
@@ -65,11 +68,13 @@ class FakeEngine:
     name: str = "c"
     rare_answer: str | None = None
     pace_seconds: float = 0.0
+    answer_seconds: float = 0.0
     is_nan: bool = False
     hold: Path | None = None
     spells: set[str] = field(default_factory=set)
     bodies: list[dict[str, object]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    sleep: Sleep = field(default_factory=Sleep)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     flooded: int = 0
@@ -81,6 +86,7 @@ class FakeEngine:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/health", self.health),
+                *self.sleep.routes,
             ]
         )
 
@@ -88,6 +94,7 @@ class FakeEngine:
         return Response()
 
     async def chat(self, request: Request) -> Response:
+        await self.sleep.awake.wait()
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
@@ -95,6 +102,7 @@ class FakeEngine:
         refused = self.refused(word, body)
         if refused is not None:
             return refused
+        await asyncio.sleep(self.answer_seconds)
         if word == "hang":
             await self.hang(request)
         if body.get("stream"):
@@ -143,6 +151,7 @@ class FakeEngine:
     async def complete(self, request: Request) -> Response:
         if self.hold is not None and self.hold.exists():
             return Response(status_code=500)
+        await self.sleep.awake.wait()
         body = await request.json()
         self.bodies.append(body)
         words = range(len(self.answer.split(" ")))

@@ -2,7 +2,8 @@
 
 It speaks the same command line and API. While the file named by ``HOLD`` exists it listens but
 does not generate; with the tap's environment it spools a row for every tagged request. A model
-folder may say how its engine behaves: ``BEHAVIOUR`` in it holds fields of ``FakeEngine``.
+folder may say how its engine behaves: ``BEHAVIOUR`` in it holds fields of ``FakeEngine``. All that
+name one file as their ``GPU`` share one that has room for one model that is awake.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from capture.writer import Spool
 from gateway.listener import bound, listening
 from tests.support.engine_process import LIMITS, TappedEngine
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_sleep import Gpu, Sleep
 
 BEHAVIOUR = "fake.json"
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,7 @@ def installed(folder: Path) -> dict[str, str]:
     """Put the fake where Python finds it first; gives the environment that does so."""
     package = folder / "fake" / "vllm"
     server = package / "entrypoints" / "openai" / "api_server.py"
-    server.parent.mkdir(parents=True)
+    server.parent.mkdir(parents=True, exist_ok=True)
     for inside in (package, package / "entrypoints", server.parent):
         (inside / "__init__.py").touch()
     server.write_text(SHIM)
@@ -45,7 +47,7 @@ def model(folder: Path, **behaviour: object) -> Path:
     return folder
 
 
-async def run(address: str, behaviour: dict[str, Any]) -> None:
+async def run(address: str, behaviour: dict[str, Any], sleep: Sleep) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -56,6 +58,7 @@ async def run(address: str, behaviour: dict[str, Any]) -> None:
             stack.push_async_callback(asyncio.to_thread, spool.close)
             engine = TappedEngine(spool)
         engine.hold = Path(os.environ["HOLD"])
+        engine.sleep = sleep
         engine.spells = set(behaviour.pop("spells", ()))
         for name, value in behaviour.items():
             setattr(engine, name, value)
@@ -68,10 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     known, _ = parser.parse_known_args()
     behaviour = json.loads((known.model / BEHAVIOUR).read_text())
     sys.stdout.write(f"process {os.getpid()}\n")
     sys.stdout.flush()
-    if behaviour.get("exits"):
+    gpu = Gpu(Path(os.environ["GPU"])) if "GPU" in os.environ else None
+    if behaviour.get("exits") or (gpu is not None and not gpu.take()):
         sys.exit("out of memory")
-    asyncio.run(run(f"127.0.0.1:{known.port}", behaviour))
+    has_endpoints = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+    sleep = Sleep(has_endpoints=has_endpoints, has_mode=known.enable_sleep_mode, gpu=gpu)
+    asyncio.run(run(f"127.0.0.1:{known.port}", behaviour, sleep))

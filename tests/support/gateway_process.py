@@ -67,11 +67,20 @@ class Gateway:
         wait_for(lambda: is_ready(self.config))
 
 
-def configure(folder: Path, *, gateway: str = "", route: str = "", capture: str = "") -> Path:
+def configure(
+    folder: Path,
+    *,
+    gateway: str = "",
+    route: str = "",
+    capture: str = "",
+    gpu: Path | None = None,
+    url: str | None = None,
+) -> Path:
+    """Write a configuration with one route, of an engine of its own unless there is a ``url``."""
     path = folder / "retort.toml"
-    env = "\n".join(
-        f"{key} = {json.dumps(value)}" for key, value in fake_vllm.installed(folder).items()
-    )
+    variables = fake_vllm.installed(folder) | ({"GPU": str(gpu)} if gpu else {})
+    env = "\n".join(f"{key} = {json.dumps(value)}" for key, value in variables.items())
+    source = f'model = "{fake_vllm.model(folder / "model")}"' if url is None else f'url = "{url}"'
     path.write_text(
         f"""\
 [gateway]
@@ -79,7 +88,7 @@ listen = "127.0.0.1:{free_port()}"
 admin_listen = "127.0.0.1:{free_port()}"
 {gateway}
 [gateway.routes.support]
-model = "{fake_vllm.model(folder / "model")}"
+{source}
 {route}
 [gateway.routes.support.engine.env]
 {env}

@@ -25,18 +25,21 @@ class Victim(Protocol):
 
 
 class Killable:
-    """A server process; ``start`` returns once it answers."""
+    """A server process; ``start`` returns once it answers, or fails after some seconds."""
 
-    def __init__(self, command: list[str], ready_url: str, log_path: Path) -> None:
+    def __init__(
+        self, command: list[str], ready_url: str, log_path: Path, seconds: float = START_SECONDS
+    ) -> None:
         self._command = command
         self._ready_url = ready_url
         self._log_path = log_path
+        self._seconds = seconds
         self.start()
 
     def start(self) -> None:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        wait_for(self.is_ready)
+        wait_for(self.is_ready, self._seconds)
 
     def is_ready(self) -> bool:
         assert self._process.poll() is None, self._log_path.read_text()

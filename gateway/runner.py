@@ -1,0 +1,122 @@
+"""Trials at work: each is run to its end, and the engine that has lost is stopped or set aside."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from gateway.drain import UnderWay
+from gateway.fleet import Fleet
+from gateway.metrics import Metrics
+from gateway.mirror import Mirror, MirrorLimits
+from gateway.replacement import Replacement
+from gateway.routing import Deployment, Route
+from gateway.serving import Serving
+from gateway.state import Saved, StateStore
+from gateway.trial import Trial
+from gateway.trials import Trials
+
+DRAIN_SECONDS = 30.0
+Result = TypeVar("Result")
+Pair = tuple[Deployment, Deployment]
+
+
+class Runner:
+    """Runs trials.
+
+    Attributes:
+        on_changed: Called when the route table has changed.
+        serving: What requests need; its table is changed by us alone.
+        under_way: Clients' requests.
+        trials: All of them.
+    """
+
+    def __init__(self, serving: Serving, fleet: Fleet, store: StateStore, metrics: Metrics) -> None:
+        self.on_changed: Callable[[], None] = lambda: None
+        self.serving = serving
+        self.under_way = UnderWay()
+        self.trials = Trials(store)
+        self._fleet = fleet
+        self._store = store
+        self._metrics = metrics
+        self._replacement = Replacement(fleet, self.under_way)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def assign(self, name: str, route: Route) -> None:
+        """Put a route into the table."""
+        self.serving.swap(self.serving.table.with_route(name, route))
+        self.on_changed()
+
+    def spawn(self, work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
+        """Begin something that ends with us."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def begin(self, saved: Saved, deployments: Pair) -> None:
+        """Mirror to the candidate and judge it from now on."""
+        self.spawn(self._run(self._trial(saved, deployments)))
+
+    def begin_replacement(
+        self, saved: Saved, deployments: Pair, up: str | None
+    ) -> asyncio.Task[Exception | None]:
+        """Exchange engines and judge the candidate; the task gives why it does not answer."""
+        trial = self._trial(saved, deployments)
+        trial.switch(up)
+        drain_seconds = self.serving.config.routes[saved.rollout.route].rollout.drain_seconds
+        replacing = self.spawn(self._replacement.forward(trial, drain_seconds))
+        self.spawn(self._run(trial, replacing))
+        return replacing
+
+    def _trial(self, saved: Saved, deployments: Pair) -> Trial:
+        """Make a trial of an incumbent and a candidate."""
+        name = saved.rollout.route
+        config = self.serving.config.routes[name]
+        limits = MirrorLimits(config.rollout.mirror_concurrency, config.rollout.mirror_queue_bytes)
+        mirror = Mirror(deployments[1], self.serving.spool, self._metrics, limits)
+        trial = Trial(
+            saved,
+            deployments,
+            self._store,
+            config,
+            lambda route: self.assign(name, route),
+            mirror,
+        )
+        self.trials.add(trial)
+        return trial
+
+    async def _run(
+        self, trial: Trial, replacing: "asyncio.Task[Exception | None] | None" = None
+    ) -> None:
+        """Run a trial to its end; whoever lost stays warm if that is the incumbent."""
+        try:
+            await trial.run()
+        finally:
+            await trial.mirror.close()
+        if trial.rollout.state != "rolled_back":
+            return
+        if replacing is not None and not replacing.done():
+            await self._fleet.stop(trial.candidate.name)  # nobody waits for it any more
+        await self.end(trial)
+
+    async def end(self, trial: Trial) -> None:
+        """Stop the engine of a candidate that has lost."""
+        if trial.rollout.replaces:
+            route = self.serving.config.routes[trial.rollout.route]
+            await self._replacement.back(trial, route.rollout.drain_seconds)
+        else:
+            await self.drain(trial.candidate.name)
+
+    async def drain(self, name: str) -> None:
+        """Stop an engine when the requests it is answering have ended."""
+        await self.under_way.is_drained(name, DRAIN_SECONDS)
+        await self._fleet.stop(name)
+
+    async def close(self) -> None:
+        """Stop starting, judging and mirroring; what is undecided goes on at the next start."""
+        for trial in self.trials:
+            if trial.rollout.is_active:
+                await trial.save()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
