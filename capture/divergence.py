@@ -27,9 +27,11 @@ def kl_where_comparable(incumbent: pa.ChunkedArray, candidate: pa.ChunkedArray) 
     """KL(incumbent || candidate) in nats at each position that can be compared, row by row.
 
     A position can be compared while both have the same context: up to and with the first token at
-    which the two answers part, and nowhere if their prompts differ. Entries that only one side has
-    kept join the rest of the mass, on both sides; that only ever lowers a KL, so this is a lower
-    bound.
+    which the two answers part, and nowhere if their prompts differ. What a candidate has scored
+    instead of answered has the incumbent's tokens, so all of it can be compared.
+
+    Entries that only one side has kept join the rest of the mass, on both sides; that only ever
+    lowers a KL, so this is a lower bound.
 
     Args:
         incumbent: A struct per row, with the fields of ``Side``; null where nothing was recorded.
@@ -46,10 +48,11 @@ def _recorded(
     sides = (incumbent, candidate)
     if any(side is None or side["prompt_ids"] is None for side in sides):
         return None
-    return _row(*(Side(**side) for side in sides if side is not None))
+    return token_kl_nats(*(Side(**side) for side in sides if side is not None))
 
 
-def _row(incumbent: Side, candidate: Side) -> list[float]:
+def token_kl_nats(incumbent: Side, candidate: Side) -> list[float]:
+    """KL(incumbent || candidate) of one row; see ``kl_where_comparable``."""
     if incumbent.prompt_ids != candidate.prompt_ids:
         return []
     length = _comparable(incumbent.completion_ids, candidate.completion_ids)

@@ -3,6 +3,9 @@
 Every list column of one ``logits`` row is aligned: ``topk_size`` and ``tail_logprob`` hold one
 value per generated position, ``topk_ids`` and ``topk_logprobs`` hold ``sum(topk_size)`` values,
 position after position, most likely first within a position.
+
+A row with source ``score`` belongs to a shadow exchange: what the candidate makes of the answer
+that its incumbent gave, token by token. Its ``completion_ids`` are the incumbent's.
 """
 
 from enum import IntFlag
@@ -48,7 +51,7 @@ LOGITS = pa.schema(
         ("exchange_id", pa.string()),
         ("day", pa.string()),
         ("choice", pa.int16()),
-        ("source", pa.string()),  # tap | wire | import | rollout: by the trainer
+        ("source", pa.string()),  # tap | wire | import | rollout: by the trainer | score
         ("model_revision", pa.string()),
         ("tokenizer_hash", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),

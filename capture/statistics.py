@@ -21,7 +21,8 @@ select
 
 ROUTES = """
 with tokens as (
-    select exchange_id, sum(len(completion_ids))::bigint as tokens from logits group by exchange_id
+    select exchange_id, sum(len(completion_ids))::bigint as tokens from logits
+    where source <> 'score' group by exchange_id
 )
 select route, role, deployment, count(*) as exchanges,
     count(*) filter (status = 'completed') as completed,

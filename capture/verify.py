@@ -46,11 +46,11 @@ select count(*) - count(distinct exchange_id) as repeated from exchanges
 # A choice written again because it went on is longer; one that is the same was added twice.
 REPEATED_CHOICES = """
 with same as (
-    select exchange_id, choice, count(*) as times from logits
-    group by exchange_id, choice, len(completion_ids), hash(tail_logprob)
+    select exchange_id, choice, source, count(*) as times from logits
+    group by exchange_id, choice, source, len(completion_ids), hash(tail_logprob)
 )
 select coalesce(sum(times - 1), 0)::bigint as repeated,
-    count(*) - count(distinct row(exchange_id, choice)) as superseded
+    count(*) - count(distinct row(exchange_id, choice, source)) as superseded
 from same
 """
 

@@ -9,9 +9,11 @@ from capture.divergence import kl_where_comparable
 from capture.schema import Flag
 
 COMPLETE = """
-    logits where {flags} and len(completion_ids) > 0
+    logits where {flags} and {source} and len(completion_ids) > 0
     and len(topk_size) = len(completion_ids) and len(tail_logprob) = len(completion_ids)
 """
+
+OWN, SCORED = "source <> 'score'", "source = 'score'"  # what was answered, or was given to score
 
 # A choice may have been written twice, first while its client hesitated: the longest row counts,
 # and of two equally long ones (an engine died, another answered) any one. Only ranks are gathered
@@ -83,12 +85,17 @@ pair as (
     from exchanges incumbent
     join exchanges shadow on shadow.pair_id = incumbent.exchange_id and shadow.role = 'shadow'
 ),
+score as (select * from {scored}),
 compared as (
-    select pair.*, kl_where_comparable({sides}) as token_kl_nats
+    select
+        pair.*, score.exchange_id is not null as is_scored,
+        kl_where_comparable({sides}) as token_kl_nats
     from pair
     left join longest theirs
         on theirs.exchange_id = pair.exchange_id and theirs.choice = pair.choice
     left join longest ours on ours.exchange_id = shadow_id and ours.choice = pair.choice
+    left join score on score.exchange_id = shadow_id and score.choice = pair.choice
+        and score.prompt_ids = theirs.prompt_ids and score.completion_ids = theirs.completion_ids
 )
 select
     *, len(token_kl_nats) as compared_tokens, list_avg(token_kl_nats) as kl_nats,
@@ -115,14 +122,15 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
         null_handling=FunctionNullHandling.SPECIAL,
     )
     for name, (flags, more) in VIEWS.items():
-        longest = LONGEST.format(complete=COMPLETE.format(flags=flags))
+        longest = LONGEST.format(complete=COMPLETE.format(flags=flags, source=OWN))
         connection.execute(JOINED.format(name=name, longest=longest, more=more))
     connection.execute(TOKENS)
-    sides = ", ".join(
-        f"{{{', '.join(f'{name}: {side}.{name}' for name in SIDE)}}}" for side in ("theirs", "ours")
-    )
-    longest = LONGEST.format(complete=COMPLETE.format(flags="flags = 0"))
-    connection.execute(PAIRS.format(longest=longest, sides=sides, space=SPACE))
+    theirs = ", ".join(f"{name}: theirs.{name}" for name in SIDE)
+    ours = ", ".join(f"{name}: coalesce(score.{name}, ours.{name})" for name in SIDE)
+    longest = LONGEST.format(complete=COMPLETE.format(flags="flags = 0", source=OWN))
+    scored = COMPLETE.format(flags="flags = 0", source=SCORED)
+    sides = f"{{{theirs}}}, {{{ours}}}"
+    connection.execute(PAIRS.format(longest=longest, scored=scored, sides=sides, space=SPACE))
 
 
 def nested(values: pa.ChunkedArray, sizes: pa.ChunkedArray) -> pa.ListArray:

@@ -75,6 +75,10 @@ class Channel:
         finally:
             del self._asked[number]
 
+    def close(self) -> None:
+        """Let the other end know that this was all; ``run`` does so when it ends."""
+        self._writer.close()
+
     async def run(self) -> None:
         """Take what the other end says until it ends."""
         try:
@@ -89,7 +93,7 @@ class Channel:
                     asked.set_exception(WorkerLostError("the other process has ended"))
             for task in self._handling:
                 task.cancel()
-            self._writer.close()
+            self.close()
 
     def _take(self, number: int, kind: str, carried: object) -> None:
         """Answers bear the number of what they answer, made negative."""

@@ -206,6 +206,14 @@ class Exchange:
             pair_id=self.pair_id,
         )
 
+    @property
+    def is_withheld(self) -> bool:
+        """Whether what was recorded must go, as the row says; looks through the whole text."""
+        if self.capture == "off" or not self.keeping.redactor.is_active:
+            return False
+        request = self.request
+        return self._is_withheld(self.keeping.text(request.body, request.parsed, self.answer))
+
     def _is_withheld(self, text: KeptText) -> bool:
         """Whether the recorded distributions must go: their ids spell what was redacted.
 

@@ -52,6 +52,7 @@ class Fleet:
     """Starts, watches, sets aside and stops engines; blocking work happens in threads.
 
     Attributes:
+        capture: Where and how much their taps write.
         on_health: Called with a deployment's name when one of its engines has ended, or serves
             again.
     """
@@ -59,7 +60,7 @@ class Fleet:
     def __init__(self, run_dir: Path, capture: CaptureConfig) -> None:
         self.on_health: OnHealth = lambda _, __: None
         self._run_dir = run_dir
-        self._capture = capture
+        self.capture = capture
         self._running: dict[str, _Running] = {}  # by deployment
 
     async def start(
@@ -128,7 +129,7 @@ class Fleet:
             log_path=self._run_dir / "engines" / log,
             args=(*(sleep.ARGS if sleeps else ()), *config.engine.args),
             env={key: value.replace(REPLICA, str(replica)) for key, value in env.items()},
-            capture=self._capture if config.capture == "full" else None,
+            capture=self.capture if config.capture == "full" else None,
         )
 
     async def bring_up(self, name: str) -> None:

@@ -10,6 +10,7 @@ from gateway.collectors import CaptureCounts, PoolCounts, Pools
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.hold import Outcome
+from gateway.pair_metrics import PairMetrics
 from gateway.supervisor import Health
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -30,8 +31,7 @@ class Metrics:
     inter_token: Histogram
     overhead: Histogram
     tokens: Counter
-    mirrored: Counter
-    pairs: Counter
+    shadow: PairMetrics
     late: Counter
     cascade: Counter
     holding: Gauge
@@ -80,9 +80,7 @@ class Metrics:
             tokens=Counter(
                 "retort_tokens", "Tokens, as engines counted.", (*WHERE, "kind"), registry=registry
             ),
-            mirrored=Counter(
-                "retort_mirrored", "Shadow requests.", ("route", "reason"), registry=registry
-            ),
+            shadow=PairMetrics.create(registry),
             cascade=Counter(
                 "retort_cascade",
                 "Answers of a student, by whose its client got: the student's, the teacher's, or "
@@ -100,12 +98,6 @@ class Metrics:
                 "retort_held",
                 "Requests that have waited so: let_in, refused, or left by their clients.",
                 ("route", "outcome"),
-                registry=registry,
-            ),
-            pairs=Counter(
-                "retort_pairs",
-                "Shadow answers beside the incumbent's: agrees, differs, sampled, failed.",
-                ("route", "deployment", "outcome"),
                 registry=registry,
             ),
             late=Counter(

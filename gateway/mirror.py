@@ -19,6 +19,8 @@ from gateway.exchange import Exchange
 from gateway.metrics import Metrics
 from gateway.pair import Pair
 from gateway.routing import Deployment
+from gateway.scorer import Scorer
+from gateway.turns import Turns
 from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,11 @@ class MirrorLimits:
 
 
 class Mirror:
-    """Asks one candidate what it would have said."""
+    """Asks one candidate what it would have said.
+
+    Attributes:
+        scorer: Has it score what was said instead, if anybody wants that.
+    """
 
     def __init__(
         self,
@@ -54,11 +60,15 @@ class Mirror:
         spool: Spool[Exchange],
         metrics: Metrics,
         limits: MirrorLimits,
+        scorer: Scorer | None = None,
     ) -> None:
+        self.scorer = scorer
         self._candidate = candidate
         self._spool = spool
-        self._metrics = metrics
+        self._metrics = metrics.shadow
+        self._observe = metrics.observe
         self._limits = limits
+        self._turns = Turns() if scorer is None else scorer.turns
         self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue()
         self._waiting_bytes = 0
         self._upstream = Upstream.create()
@@ -75,12 +85,16 @@ class Mirror:
             return
         self._waiting_bytes += incumbent.num_bytes
         self._queue.put_nowait((incumbent, on_pair))
+        if self.scorer is not None:
+            self.scorer.expect(incumbent)
 
     async def close(self) -> None:
         """Drop what waits and stop."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        if self.scorer is not None:
+            await self.scorer.close()
         await self._upstream.close()
 
     async def _work(self) -> None:
@@ -88,13 +102,18 @@ class Mirror:
             incumbent, on_pair = await self._queue.get()
             self._waiting_bytes -= incumbent.num_bytes
             try:
-                shadow = await self._ask(incumbent)
+                async with self._turns.beside():
+                    shadow = await self._ask(incumbent)
                 self._metrics.mirrored.labels(incumbent.request.route, shadow.status).inc()
                 where = (incumbent.request.route, self._candidate.name)
                 self._metrics.pairs.labels(*where, on_pair(incumbent, shadow).outcome).inc()
+                if self.scorer is not None:
+                    await self.scorer.offer(incumbent, shadow)
             except Exception:  # the border: a shadow must never hurt anybody
                 logger.exception("shadow request failed")
                 self._metrics.mirrored.labels(incumbent.request.route, "error").inc()
+                if self.scorer is not None:
+                    self.scorer.forget(incumbent.exchange_id)
 
     async def _ask(self, incumbent: Exchange) -> Exchange:
         """Send the client's own body to the candidate and record its answer beside the pair."""
@@ -125,7 +144,7 @@ class Mirror:
                 pool.release(member, None)  # the guards judge it, from the evidence
             shadow.ended = time.monotonic()
             self._spool.offer(shadow, shadow.num_bytes)
-            self._metrics.observe(shadow)
+            self._observe(shadow)
         return shadow
 
     async def _receive(self, shadow: Exchange, url: str, long_bytes: int) -> None:

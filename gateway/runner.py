@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.drain import UnderWay
@@ -10,6 +11,7 @@ from gateway.metrics import Metrics
 from gateway.mirror import Mirror, MirrorLimits
 from gateway.replacement import Replacement
 from gateway.routing import Deployment, Route
+from gateway.scorer import Scorer
 from gateway.serving import Serving
 from gateway.state import Saved, StateStore
 from gateway.trial import Trial
@@ -73,7 +75,9 @@ class Runner:
         name = saved.rollout.route
         config = self.serving.config.routes[name]
         limits = MirrorLimits(config.rollout.mirror_concurrency, config.rollout.mirror_queue_bytes)
-        mirror = Mirror(deployments[1], self.serving.spool, self._metrics, limits)
+        bundle, candidate, metrics = Path(saved.rollout.bundle), deployments[1], self._metrics
+        scorer = Scorer(candidate, bundle, self._fleet.capture, metrics.shadow)
+        mirror = Mirror(candidate, self.serving.spool, metrics, limits, scorer)
         trial = Trial(
             saved,
             deployments,

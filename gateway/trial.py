@@ -244,6 +244,8 @@ class Trial:
         self.rollout = rollout
         if not rollout.is_active:
             self.ended.set()
+        if self.mirror.scorer is not None:
+            self.mirror.scorer.may_ask = rollout.state == "shadow"
         self._assign(self._route())
 
     async def save(self) -> None:

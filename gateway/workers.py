@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from gateway.limits import Reservation
 from gateway.reload import Settings
 from gateway.replica import describe
 from gateway.serving import Serving
+from gateway.spawned import spawned
 from gateway.worker import Plan, work
 
 START_AGAIN_SECONDS = 1.0
 METRICS_SECONDS = 1.0
-END_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -135,34 +134,26 @@ class Workers:
 
     async def _run(self, given: tuple[Path, Settings, str | None, socket.socket]) -> None:
         """Run one from its start to its end."""
-        ours, theirs = socket.socketpair()
-        ours.settimeout(0)
         handlers: dict[str, Handler] = {}
-        channel = await Channel.opened(ours, handlers)
-        worker = _Running(channel, self._serving.gate)
-        handlers |= {
-            "reserve": worker.reserve,
-            "settle": worker.settle,
-            "ended": self._learn,
-            "exposition": self.exposition,
-        }
-        with theirs:
-            process = multiprocessing.get_context("spawn").Process(
-                target=work, args=(Plan(*given, theirs),), daemon=True
-            )
-            await asyncio.to_thread(process.start)
-        self._running.add(worker)
-        if self._has_reloaded:
-            channel.tell("reload")  # before the table, from which on it takes connections
-        self._tell(channel.ask("table", describe(self._serving.table)))
-        if self._is_ending:
-            channel.tell("end")
-        try:
-            await channel.run()
-        finally:
-            self._running.discard(worker)
-            self._lost = add_up([*self._lost, *worker.let_go()])
-            await _until_ended(process)
+        async with spawned(work, partial(Plan, *given), handlers) as channel:
+            worker = _Running(channel, self._serving.gate)
+            handlers |= {
+                "reserve": worker.reserve,
+                "settle": worker.settle,
+                "ended": self._learn,
+                "exposition": self.exposition,
+            }
+            self._running.add(worker)
+            if self._has_reloaded:
+                channel.tell("reload")  # before the table, from which on it takes connections
+            self._tell(channel.ask("table", describe(self._serving.table)))
+            if self._is_ending:
+                channel.tell("end")
+            try:
+                await channel.run()
+            finally:
+                self._running.discard(worker)
+                self._lost = add_up([*self._lost, *worker.let_go()])
 
     async def _learn(self, carried: tuple[str, Exchange]) -> None:
         """An exchange comes with its deployment's name: the deployment is ours."""
@@ -170,14 +161,6 @@ class Workers:
         for deployment in self._serving.table.deployments:
             if deployment.name == name:
                 self.on_ended(replace(exchange, deployment=deployment))
-
-
-async def _until_ended(process: BaseProcess) -> None:
-    await asyncio.to_thread(process.join, END_SECONDS)
-    if process.is_alive():
-        process.kill()
-        await asyncio.to_thread(process.join)
-    process.close()
 
 
 @dataclass(eq=False, slots=True)

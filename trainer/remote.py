@@ -12,12 +12,14 @@ import numpy as np
 from openai import OpenAI
 from openai.types import CompletionChoice
 
-from capture.wire import LOWEST, TOP
+from capture.scores import Scores, prompt_scores
+from capture.wire import TOP
+from trainer import scoring
 from trainer.answering import Answer, Sampling, Tokens
 from trainer.endpoint import endpoint_errors
 from trainer.errors import EndpointError
-from trainer.scoring import LIMITS, Scores, kept
 
+LIMITS = scoring.LIMITS._replace(k_max=TOP)
 STRANGE = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # of JSON as it comes
 
 
@@ -64,7 +66,7 @@ class Engine:
         found = self._complete(asked, max_tokens=1, temperature=0.0, extra={"prompt_logprobs": TOP})
         try:
             return [
-                _scores(_extra(choice)["prompt_logprobs"][len(answer.prompt_ids) :])
+                prompt_scores(_extra(choice)["prompt_logprobs"][len(answer.prompt_ids) :], LIMITS)
                 for answer, choice in zip(answers, found, strict=True)
             ]
         except STRANGE as error:
@@ -99,18 +101,3 @@ def _extra(choice: CompletionChoice) -> dict[str, Any]:
 
 def _end(choice: CompletionChoice) -> str:
     return "length" if choice.finish_reason == "length" else "stop"
-
-
-def _scores(positions: Sequence[dict[str, dict[str, Any]]]) -> Scores:
-    """The entries of each position; the token itself is left out where it is not among the top."""
-    tops = [
-        sorted((-entry["logprob"], int(token)) for token, entry in position.items())[:TOP]
-        for position in positions
-    ]
-    logprobs_NK = np.full((len(tops), TOP), -np.inf, np.float32)
-    ids_NK = np.zeros((len(tops), TOP), np.int32)
-    for line, top in enumerate(tops):
-        real = [(-surprise, token) for surprise, token in top if -surprise > LOWEST]
-        logprobs_NK[line, : len(real)] = [logprob for logprob, _ in real]
-        ids_NK[line, : len(real)] = [token for _, token in real]
-    return kept(ids_NK, logprobs_NK, LIMITS)

@@ -16,11 +16,12 @@ from capture.config import CaptureConfig
 from capture.intake import EXCHANGE_BYTES, offer_all
 from capture.log import Log
 from capture.rows import ExchangeRow, LogitRow, encode_exchanges, encode_logits
+from capture.scores import Scores
 from capture.writer import Spool, SpoolLimits
 from trainer.answering import Answer, Sampling
 from trainer.dataset import Ragged
 from trainer.errors import DatasetError
-from trainer.scoring import LIMITS, Scores
+from trainer.scoring import LIMITS
 
 SOURCE = "rollout"
 CONFIG = """\

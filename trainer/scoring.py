@@ -5,57 +5,21 @@ K entries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from capture.adaptive import Floats, Limits, kept_sizes, tail_logprobs
+from capture.adaptive import Floats, Limits
+from capture.scores import Scores, kept
 from capture.topk import candidates
 from trainer.answering import Answer, Tokens
 from trainer.fused import chunks
 from trainer.precision import fast_products
 
 LIMITS = Limits(1, 64, 0.995)  # what capture keeps by default
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """One answer's distributions; columns as in ``capture.schema.LOGITS``."""
-
-    topk_size: npt.NDArray[np.int16]
-    topk_ids: Tokens
-    topk_logprobs: Floats
-    tail_logprob: Floats
-
-    @property
-    def likeliest(self) -> Tokens:
-        """The first entry of each position."""
-        ends = np.cumsum(self.topk_size, dtype=np.int64)
-        found: Tokens = self.topk_ids[ends - self.topk_size]
-        return found
-
-
 Scorer = Callable[[Sequence[Answer]], list[Scores]]
-
-
-def kept(ids_NK: Tokens, logprobs_NK: Floats, limits: Limits) -> Scores:
-    """Keep of each position what capture would keep.
-
-    Args:
-        ids_NK: Candidates, likeliest first.
-        logprobs_NK: Their natural logprobs at temperature 1; ``-inf`` fills short rows.
-        limits: Of the entries.
-    """
-    length_N = np.isfinite(logprobs_NK).sum(axis=1)
-    size_N = np.minimum(kept_sizes(logprobs_NK, k_min=limits.k_min, mass=limits.mass), length_N)
-    size_N = size_N.astype(np.int16)
-    is_kept_NK = np.arange(ids_NK.shape[1]) < size_N[:, None]
-    tail_N = tail_logprobs(logprobs_NK, size_N)
-    return Scores(size_N, ids_NK[is_kept_NK], logprobs_NK[is_kept_NK], tail_N)
 
 
 @torch.inference_mode()

@@ -7,6 +7,8 @@ from typing import Any
 from capture.log import Log, query
 from capture.rows import ExchangeRow
 from capture.schema import Flag
+from capture.statistics import statistics
+from capture.verify import verify
 from tests.support.log_folders import filled
 from tests.support.log_rows import exchange_row, logit_row
 
@@ -77,3 +79,46 @@ def test_shadow_answers_are_no_examples(tmp_path: Path) -> None:
     with log.connect() as connection:
         for view in ("examples", "answers", "tokens"):
             assert set(query(connection, f"from {view}")["exchange_id"].to_pylist()) == {"x"}
+
+
+def test_scores_show_the_kl_of_the_whole_answer_where_the_candidates_own_is_another(
+    tmp_path: Path,
+) -> None:
+    theirs = logit_row("x")
+    other = replace(logit_row("s"), completion_ids=theirs.completion_ids + 1)
+    scores = replace(logit_row("s"), source="score", topk_logprobs=theirs.topk_logprobs - 1)
+    exchanges = [exchange_row("x"), shadow_row(("bye",))]
+    (tmp_path / "before").mkdir()
+    before = Log(filled(tmp_path / "before", exchanges, [theirs, other]).log)
+    log = Log(filled(tmp_path, exchanges, [theirs, other, scores]).log)
+
+    (without,) = pairs(before)
+    (pair,) = pairs(log)
+
+    assert (without["is_scored"], without["compared_tokens"]) == (False, 1)
+    assert (pair["is_scored"], pair["compared_tokens"]) == (True, 3)
+    assert pair["kl_nats"] > 0.01
+
+
+def test_scores_of_other_tokens_than_the_incumbents_do_not_count(tmp_path: Path) -> None:
+    theirs = logit_row("x")
+    ids = theirs.completion_ids[::-1].copy()
+    scores = replace(logit_row("s"), source="score", completion_ids=ids)
+    exchanges = [exchange_row("x"), shadow_row(("hello",))]
+    log = Log(filled(tmp_path, exchanges, [theirs, logit_row("s"), scores]).log)
+
+    (pair,) = pairs(log)
+
+    assert (pair["is_scored"], pair["compared_tokens"], pair["kl_nats"]) == (False, 3, 0.0)
+
+
+def test_scores_are_nobodys_answer(tmp_path: Path) -> None:
+    scores = replace(logit_row("s", seed=1), source="score")
+    rows = [logit_row("x"), logit_row("s"), scores]
+    config = filled(tmp_path, [exchange_row("x"), shadow_row(("hello",))], rows)
+
+    found = verify(config)
+    tokens = {route.role: route.tokens for route in statistics(config.log).routes}
+
+    assert (found.problems, found.superseded) == ([], 0)
+    assert tokens == {"incumbent": 3, "shadow": 3}

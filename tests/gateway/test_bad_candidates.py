@@ -37,6 +37,7 @@ BAD: dict[str, dict[str, Any]] = {
     "breaks off": {"spells": ["break"]},
     "never ends": {"spells": ["flood"]},
     "runs out of memory": {"spells": ["die"]},
+    "never scores": {"scoring": "hang"},
 }
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from starlette.requests import Request
@@ -29,13 +30,14 @@ class TappedEngine(FakeEngine):
     def __init__(self, spool: Spool[LogitRow]) -> None:
         super().__init__(answer=" ".join(map(str, range(20))))
         self.spool = spool
+        self.tokenizer_hash = "tok"
 
     async def chat(self, request: Request) -> Response:
         tags = (await request.json()).get("vllm_xargs", {})
         if tags:
             self.spool.account.start()
             written = threading.Event()
-            row = logit_row(str(tags["retort"]))
+            row = replace(logit_row(str(tags["retort"])), tokenizer_hash=self.tokenizer_hash)
             self.spool.offer(row, row.num_bytes, written=written.set)
             await asyncio.to_thread(written.wait)
         return await super().chat(request)

@@ -1,6 +1,7 @@
 """A small server that speaks vLLM's OpenAI API, where the thing under test is the gateway."""
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -33,6 +34,14 @@ def top_of(number: int, as_ids: object) -> list[tuple[str, float]]:
     return [(name.format(token), logprob) for token, logprob in likely]
 
 
+def half() -> Body:
+    return {"logprob": math.log(1 / 2), "rank": 1}
+
+
+def third() -> Body:
+    return {"logprob": math.log(1 / 3), "rank": 2}
+
+
 def chat_extras(body: Body, *numbers: int) -> Body:
     """What a chat's choice holds besides its text, for some of its words."""
     extras: Body = {"logprobs": None, "token_ids": None}
@@ -58,9 +67,10 @@ class FakeEngine:
     word among its ``spells`` steers it whatever the messages say. A message with "rare" in it gets
     ``rare_answer``, if there is one. Each word of a stream takes ``pace_seconds``, every answer
     ``answer_seconds`` before; ``name`` is the id of its answers. One that ``is_nan`` cannot say its
-    logprobs. While it sleeps nobody gets an answer. While the file ``hold`` exists, it completes no
-    prompt. Asked for logprobs and token ids, it adds them where vLLM does; one that is not
-    ``knows_ids`` refuses fields it does not know.
+    logprobs. Asked to score given tokens, it does what ``scoring`` says. While it sleeps nobody
+    gets an answer. While the file ``hold`` exists, it completes no prompt. Asked for logprobs and
+    token ids, it adds them where vLLM does; one that is not ``knows_ids`` refuses fields it does
+    not know.
     """
 
     answer: str = '{"intent": "order"}'
@@ -70,6 +80,7 @@ class FakeEngine:
     pace_seconds: float = 0.0
     answer_seconds: float = 0.0
     is_nan: bool = False
+    scoring: str = ""
     hold: Path | None = None
     spells: set[str] = field(default_factory=set)
     bodies: list[dict[str, object]] = field(default_factory=list)
@@ -154,6 +165,10 @@ class FakeEngine:
         await self.sleep.awake.wait()
         body = await request.json()
         self.bodies.append(body)
+        if body.get("prompt_logprobs"):
+            if self.scoring == "hang":
+                await self.hang(request)
+            return self.refused(self.scoring, body) or self.scored(body)
         words = range(len(self.answer.split(" ")))
         if self.is_nan and body.get("logprobs") is not None:
             message = "Out of range float values are not JSON compliant"
@@ -169,6 +184,15 @@ class FakeEngine:
             }
         choice["prompt_token_ids"] = PROMPT_IDS if body.get("return_token_ids") else None
         return JSONResponse({"id": "c", "model": body["model"], "choices": [choice]})
+
+    def scored(self, body: Body) -> Response:
+        """What it makes of given tokens: each has half of the mass, and token 1 a third."""
+        said = [[{str(token): half(), "1": third()} for token in ids] for ids in body["prompt"]]
+        choices = [
+            {"index": index, "text": "", "prompt_logprobs": [None, *positions[1:]]}
+            for index, positions in enumerate(said)
+        ]
+        return JSONResponse({"id": "c", "model": body["model"], "choices": choices[::-1]})
 
     async def hang(self, request: Request) -> None:
         self.hanging.set()

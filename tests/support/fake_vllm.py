@@ -57,6 +57,7 @@ async def run(address: str, behaviour: dict[str, Any], sleep: Sleep) -> None:
             spool = Spool(Path(os.environ["RETORT_SPOOL"]), "logits", encode_logits, limits=LIMITS)
             stack.push_async_callback(asyncio.to_thread, spool.close)
             engine = TappedEngine(spool)
+            engine.tokenizer_hash = json.loads(os.environ["RETORT_TAP"])["tokenizer_hash"]
         engine.hold = Path(os.environ["HOLD"])
         engine.sleep = sleep
         engine.spells = set(behaviour.pop("spells", ()))

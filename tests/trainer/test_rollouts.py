@@ -17,6 +17,7 @@ from capture.commands import log_app
 from capture.errors import ConfigError
 from capture.log import Log, query
 from capture.revision import model_revision
+from capture.scores import Scores
 from tests.support.answered_rows import answer, write_log
 from tests.support.model_server import ModelServer, model_server
 from tests.support.tiny_model import make_tiny_model
@@ -27,7 +28,7 @@ from trainer.dataset import COLUMNS, from_table, is_heldout, split
 from trainer.errors import ModelError
 from trainer.evaluation import evaluate
 from trainer.manifest import verify_folder
-from trainer.scoring import Scores, score_answers
+from trainer.scoring import score_answers
 from trainer.student import open_teacher
 
 NUM_ROWS, NUM_TOKENS = 90, 24

@@ -8,6 +8,7 @@ import torch
 
 from capture.adaptive import Limits
 from capture.errors import ConfigError
+from capture.scores import Scores, kept
 from tests.support.model_server import ModelServer, model_server
 from tests.support.tiny_model import make_tiny_model
 from trainer import endpoint, fused
@@ -15,7 +16,7 @@ from trainer.answering import Answer, Sampling
 from trainer.endpoint import only_model, open_endpoint
 from trainer.errors import EndpointError
 from trainer.remote import Engine
-from trainer.scoring import Scores, kept, score_answers
+from trainer.scoring import score_answers
 from trainer.student import open_teacher
 
 pytestmark = pytest.mark.usefixtures("float32_products")
