@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pydantic import BaseModel, ConfigDict
 
@@ -13,11 +16,12 @@ from capture.delta import open_table, store_errors
 from capture.errors import LogError
 from capture.schema import TABLES
 from capture.store import LogFolder, data_files
-from capture.views import create_views
+from capture.views import COMPLETE, RANK, VIEWS, create_views
 
 View = Literal["examples", "answers"]
 
 KEY = ("exchange_id", "choice")
+RANKED = (*KEY, "completion_ids", "topk_size", "tail_logprob", "flags")  # what finds a row
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
@@ -78,12 +82,10 @@ class Log:
         versions = snapshot.versions if snapshot else self.versions()
         connection = duckdb.connect()
         connection.execute("set timezone = 'UTC'")
-        for name, schema in TABLES.items():
-            version = getattr(versions, name)
-            table = None if version is None else open_table(self.folder, name, version)
+        for name in TABLES:
             with store_errors(self.folder):
-                found = schema.empty_table() if table is None else table.to_pyarrow_dataset()
-                if snapshot and table is not None:
+                found = self._table(name, versions)
+                if snapshot and getattr(versions, name) is not None:
                     found = _still_there(found, self.folder / name)
             connection.register(name, found)
         create_views(connection)
@@ -106,14 +108,55 @@ class Log:
         keys = self._examples(draft, KEY)
         return draft.model_copy(update={"num_rows": keys.num_rows, "digest": _digest(keys)})
 
-    def read(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
+    def read(
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str],
+        is_kept: npt.NDArray[np.bool_] | None = None,
+    ) -> pa.Table:
         """Read columns of a snapshot's examples, ordered by exchange and choice.
+
+        Args:
+            snapshot: Of this log.
+            columns: Of its view.
+            is_kept: Which of the examples, in that order, are wanted; the others' columns are
+                never in memory together. All are by default.
 
         Raises:
             LogError: If a column does not exist, or the rows are not those of the snapshot.
         """
-        wanted = list(dict.fromkeys([*KEY, *columns]))
-        table = self._examples(snapshot, wanted)
+        wanted = [f'"{column}"' for column in dict.fromkeys([*KEY, *columns])]
+        if is_kept is None:
+            return self._same(snapshot, self._examples(snapshot, wanted)).select(list(columns))
+        keys = self._same(snapshot, self._examples(snapshot, KEY))
+        is_read = _with_copies(keys, is_kept)
+        named = keys.filter(pa.array(is_read))
+        some = {"num_rows": named.num_rows, "digest": _digest(named)}
+        table = self._same(
+            snapshot.model_copy(update=some), self._examples(snapshot, wanted, named)
+        )
+        return table.filter(pa.array(is_kept[is_read])).select(list(columns))
+
+    def ranks(self, snapshot: Snapshot) -> pa.Table:
+        """What ``matching`` knows a snapshot's examples by, in their order.
+
+        Raises:
+            LogError: If the rows are not those of the snapshot.
+        """
+        table = self._same(snapshot, self._examples(snapshot, (*KEY, f"{RANK} as rank")))
+        return table.append_column("number", pa.array(np.arange(table.num_rows)))
+
+    def files(self, snapshot: Snapshot) -> ds.FileSystemDataset:
+        """The files of ``logits`` that a snapshot with examples was taken of, where they lie.
+
+        Raises:
+            LogError: If its versions have been erased, or the store fails.
+        """
+        with store_errors(self.folder):
+            return _still_there(self._table("logits", snapshot.versions), self.folder / "logits")
+
+    def _same(self, snapshot: Snapshot, table: pa.Table) -> pa.Table:
+        """What was read, if its rows are the snapshot's."""
         found = _digest(table)
         if found != snapshot.digest:
             raise LogError(
@@ -121,16 +164,27 @@ class Log:
                 f"{snapshot.num_rows}; digest {found[:12]}, expected {snapshot.digest[:12]}): take "
                 "a new snapshot, with a filter that always selects the same rows"
             )
-        return table.select(list(columns))
+        return table
 
-    def _examples(self, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
-        names = ", ".join(f'"{column}"' for column in columns)
+    def _table(self, name: str, versions: Versions) -> ds.FileSystemDataset | pa.Table:
+        version = getattr(versions, name)
+        table = None if version is None else open_table(self.folder, name, version)
+        return TABLES[name].empty_table() if table is None else table.to_pyarrow_dataset()
+
+    def _examples(
+        self, snapshot: Snapshot, columns: Sequence[str], named: pa.Table | None = None
+    ) -> pa.Table:
+        """Expressions over a snapshot's examples, or over those that a table names, in order."""
+        key = ", ".join(KEY)
+        among = "" if named is None else f"and ({key}) in (select {key} from named) "  # noqa: S608
         # The line break keeps a comment at the filter's end from hiding the rest.
         sql = (
-            f"select {names} from {snapshot.view} where (\n{snapshot.where}\n) "  # noqa: S608
-            f"order by {', '.join(KEY)}"
+            f"select {', '.join(columns)} from {snapshot.view} "  # noqa: S608
+            f"where (\n{snapshot.where}\n) {among}order by {key}"
         )
         with self.connect(snapshot) as connection:
+            if named is not None:
+                connection.register("named", named)
             try:
                 return query(connection, sql)
             except LogError as error:
@@ -166,6 +220,36 @@ def query_only(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return query(connection, sql)
+
+
+def matching(rows: pa.Table, ranks: pa.Table, view: View, columns: Sequence[str]) -> pa.Table:
+    """Find a snapshot's examples among some rows of ``logits``, such as those of one file.
+
+    Args:
+        rows: With ``RANKED`` and the columns wanted.
+        ranks: As ``Log.ranks`` tells them.
+        view: Of the snapshot.
+        columns: Wanted beside each example's ``number`` in the snapshot.
+    """
+    names, complete = ", ".join(columns), COMPLETE.format(flags=VIEWS[view][0])
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.register("logits", rows)
+        connection.register("ranks", ranks)
+        return query(
+            connection,
+            f"select number, {names} from (select *, {RANK} as rank from {complete}) "  # noqa: S608
+            f"join ranks using ({', '.join(KEY)}, rank)",
+        )
+
+
+def _with_copies(keys: pa.Table, is_kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which rows have the key of one that is kept: a choice that was written twice may be two."""
+    if not len(is_kept):
+        return is_kept
+    sames = (pc.equal(keys[name][1:], keys[name][:-1]) for name in KEY)
+    key = np.append(0, np.cumsum(~np.asarray(pc.and_(*sames))))
+    copies: npt.NDArray[np.bool_] = np.bincount(key, weights=is_kept)[key] > 0
+    return copies
 
 
 def _still_there(dataset: ds.FileSystemDataset, folder: LogFolder) -> ds.FileSystemDataset:

@@ -19,19 +19,19 @@ OWN, SCORED = "source <> 'score'", "source = 'score'"  # what was answered, or w
 # and of two equally long ones (an engine died, another answered) any one. Only ranks are gathered
 # in memory, the lists stream through, and DuckDB reads none that is not asked for: it does as long
 # as no `with` clause names the complete rows.
-LONGEST = """
+RANK = "row(len(completion_ids), hash(tail_logprob))"
+LONGEST = f"""
 with best as (
-    select exchange_id, choice, max(row(len(completion_ids), hash(tail_logprob))) as rank
-    from {complete} group by all
+    select exchange_id, choice, max({RANK}) as rank from {{complete}} group by all
 ),
 longest as (
     select
         exchange_id, choice, model_revision, tokenizer_hash, prompt_ids, completion_ids, topk_size,
         topk_ids, topk_logprobs, tail_logprob, tail_draws, flags
-    from (select *, row(len(completion_ids), hash(tail_logprob)) as rank from {complete})
+    from (select *, {RANK} as rank from {{complete}})
     semi join best using (exchange_id, choice, rank)
 )
-"""
+"""  # noqa: S608
 # What a candidate answered unseen is no example of what its teacher answers.
 JOINED = """
 create view {name} as

@@ -13,6 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from capture.log import Snapshot
+from trainer.cluster_data import distinct_rows
 from trainer.config import TrainerConfig
 from trainer.errors import ScaleError
 from trainer.part import Work
@@ -36,10 +37,10 @@ def by_ray(
     ):
         ray.init(ignore_reinit_error=True)
         try:
+            is_distinct = None if config.duplicates == "keep" else distinct_rows(config, snapshot)
+            part = partial(worker, config, snapshot, is_distinct)
             result: Metrics | Exception = (
-                _trainer(partial(worker, config, snapshot), config, scratch, restarts)
-                .fit()
-                .return_value
+                _trainer(part, config, scratch, restarts).fit().return_value
             )
         except TrainingFailedError as error:
             raise ScaleError(

@@ -13,6 +13,7 @@ from capture.revision import tokenizer_hash
 from trainer.errors import DatasetError
 
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 COLUMNS = (
     "exchange_id",
@@ -107,6 +108,17 @@ def from_table(table: pa.Table, teacher: Path) -> Dataset:
             the tokenizer is not the teacher folder's.
     """
     table = answered(table)
+    revision = check_teacher(table, teacher)
+    lists = COLUMNS[COLUMNS.index("prompt_ids") :]
+    return Dataset(revision, *(Ragged.from_column(table[name]) for name in lists))
+
+
+def check_teacher(table: pa.Table, teacher: Path) -> str:
+    """Return the revision of the only teacher, whose folder is given, that answered some rows.
+
+    Raises:
+        DatasetError: As ``from_table`` does.
+    """
     if table.num_rows == 0:
         raise DatasetError(
             "no example in the snapshot: widen `where`, or capture more traffic first"
@@ -118,8 +130,7 @@ def from_table(table: pa.Table, teacher: Path) -> Dataset:
             f"the log was written with tokenizer {logged}, but {teacher} has {expected}: "
             "give the folder of the teacher that answered, or filter with `where`"
         )
-    lists = COLUMNS[COLUMNS.index("prompt_ids") :]
-    return Dataset(revision, *(Ragged.from_column(table[name]) for name in lists))
+    return revision
 
 
 def answered(table: pa.Table) -> pa.Table:
@@ -142,13 +153,19 @@ def lot(prompt_ids: npt.ArrayLike, purpose: bytes = b"") -> float:
     return int.from_bytes(hashlib.sha256(purpose + text).digest()[:8], "big") / 2**64
 
 
+def heldout_flags(prompt_ids: Ragged, fraction: float) -> Flags:
+    """Say of each prompt whether it belongs to the held-out share."""
+    rows = range(len(prompt_ids.offsets) - 1)
+    return np.array([is_heldout(prompt_ids.row(row), fraction) for row in rows], dtype=bool)
+
+
 def split(dataset: Dataset, fraction: float) -> tuple[Ints, Ints]:
     """Return the row numbers to train on and those held out.
 
     Raises:
         DatasetError: If either side is empty.
     """
-    flags = np.array([is_heldout(dataset.prompt_ids.row(i), fraction) for i in range(len(dataset))])
+    flags = heldout_flags(dataset.prompt_ids, fraction)
     train, heldout = np.flatnonzero(~flags), np.flatnonzero(flags)
     if not len(train) or not len(heldout):
         raise DatasetError(

@@ -133,6 +133,11 @@ class Distillation:
         return wants and self.rollouts is None
 
     @property
+    def num_dropped(self) -> int:
+        """Rows of the snapshot that are not there, being duplicates."""
+        return int(str(self.snapshot["num_rows"])) - len(self.material.dataset)
+
+    @property
     def recipe(self) -> Recipe:
         """Settings of the loop."""
         config = self.config
@@ -178,7 +183,7 @@ class Distillation:
             metric=_name(config.metric),
             steps=config.steps,
             rows=len(self.material.train_rows),
-            duplicates_dropped=self.material.num_dropped,
+            duplicates_dropped=self.num_dropped,
             flagged_rows=self.material.num_flagged,
             tokens=done.tokens,
             seconds=done.seconds,

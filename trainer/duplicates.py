@@ -1,28 +1,32 @@
 """Answers that the log holds more than once, or nearly: traffic repeats itself."""
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
 
-from trainer.dataset import Dataset, Ints
+from trainer.dataset import Flags, Ragged, heldout_flags
 
 Duplicates = Literal["keep", "drop_exact", "drop_near"]
 SHINGLE = 5  # tokens
 SIMILARITY = 0.8  # Jaccard, of their sets of shingles
 NUM_PERMUTATIONS = 128
+MARK_BYTES = 16
 
 
-def distinct(dataset: Dataset, rows: Ints, heldout_rows: Ints, duplicates: Duplicates) -> Ints:
-    """Return the rows to train on without those that add nothing; the first of each kind stays.
+def distinct(table: pa.Table, heldout_fraction: float, duplicates: Duplicates) -> Flags:
+    """Say which rows to keep: those held out, and of the others the first of each kind.
 
     Args:
-        dataset: Of the run.
-        rows: To train on, in order.
-        heldout_rows: Not to be learned by heart either: with ``drop_near`` what is like one of
-            them goes too. (Equal prompts are on the same side of the split anyway.)
+        table: With ``prompt_ids`` and ``completion_ids``, in order.
+        heldout_fraction: As in ``trainer.dataset.split``. What is held out is not to be learned
+            by heart either: with ``drop_near`` what is like one of those rows goes too. (Equal
+            prompts are on the same side anyway.)
         duplicates: ``drop_exact`` compares prompt and answer token by token, ``drop_near`` their
             shingles of five tokens: similar from a Jaccard index of 0.8 on, as MinHash sees it.
 
@@ -30,42 +34,62 @@ def distinct(dataset: Dataset, rows: Ints, heldout_rows: Ints, duplicates: Dupli
         Broder 1997; the figures are those usual for language-model corpora (Lee et al. 2022,
         arXiv:2107.06499).
     """
-    if duplicates == "keep":
-        return rows
+    prompt_ids, completion_ids = texts_of(table)
+
+    def marks(row: int) -> list[bytes]:
+        return marks_of(prompt_ids.row(row), completion_ids.row(row), duplicates)
+
+    is_kept = heldout_flags(prompt_ids, heldout_fraction)
+    seen = {mark for row in np.flatnonzero(is_kept) for mark in marks(row)}
+    for row in unseen(((row, marks(row)) for row in np.flatnonzero(~is_kept)), seen):
+        is_kept[row] = True
+    return is_kept
+
+
+def unseen(rows: Iterable[tuple[int, Sequence[bytes]]], seen: set[bytes]) -> Iterator[int]:
+    """Rows, of some with their marks, that share none with those seen; from then on they are."""
+    for row, marks in rows:
+        if seen.isdisjoint(marks):
+            seen.update(marks)
+            yield row
+
+
+def texts_of(table: pa.Table) -> tuple[Ragged, Ragged]:
+    """Prompts and answers of some rows."""
+    return Ragged.from_column(table["prompt_ids"]), Ragged.from_column(table["completion_ids"])
+
+
+def num_marks(duplicates: Duplicates) -> int:
+    """How many marks a row has."""
+    return 1 if duplicates == "drop_exact" else len(_bands())
+
+
+def marks_of(
+    prompt_ids: npt.NDArray[np.generic],
+    completion_ids: npt.NDArray[np.generic],
+    duplicates: Duplicates,
+) -> list[bytes]:
+    """Digests of which rows of the same kind have one in common, and others none (pure).
+
+    One of all tokens; or one for each band of the MinHash, where similar rows are likely to meet.
+    """
+    parts = (prompt_ids, [-1], completion_ids)
+    tokens, width = np.concatenate(parts).astype("<i4").tobytes(), 4 * SHINGLE
     if duplicates == "drop_exact":
-        return np.array(list(_first_of_each(dataset, rows)), dtype=np.int64)
-    index = MinHashLSH(threshold=SIMILARITY, num_perm=NUM_PERMUTATIONS)
-    for row in heldout_rows:
-        index.insert(int(row), _sketch(dataset, int(row)))
-    return np.array(list(_unlike(dataset, rows, index)), dtype=np.int64)
-
-
-def _tokens(dataset: Dataset, row: int) -> bytes:
-    """Prompt, a mark, answer."""
-    parts = (dataset.prompt_ids.row(row), [-1], dataset.completion_ids.row(row))
-    return np.concatenate(parts).astype("<i4").tobytes()
-
-
-def _first_of_each(dataset: Dataset, rows: Iterable[int]) -> Iterator[int]:
-    seen: set[bytes] = set()
-    for row in rows:
-        digest = hashlib.sha256(_tokens(dataset, row)).digest()
-        if digest not in seen:
-            seen.add(digest)
-            yield row
-
-
-def _unlike(dataset: Dataset, rows: Iterable[int], index: MinHashLSH) -> Iterator[int]:
-    for row in rows:
-        sketch = _sketch(dataset, row)
-        if not index.query(sketch):
-            index.insert(int(row), sketch)
-            yield row
-
-
-def _sketch(dataset: Dataset, row: int) -> MinHash:
-    tokens, width = _tokens(dataset, row), 4 * SHINGLE
+        return [_digest(tokens)]
     starts = range(0, max(1, len(tokens) - width + 4), 4)
     sketch = MinHash(num_perm=NUM_PERMUTATIONS)
     sketch.update_batch({tokens[start : start + width] for start in starts})
-    return sketch
+    values = sketch.hashvalues.astype("<u4")
+    return [_digest(bytes([start]) + values[start:end].tobytes()) for start, end in _bands()]
+
+
+@functools.cache
+def _bands() -> list[tuple[int, int]]:
+    """Which hash values datasketch would look up together, for so similar rows."""
+    bands: list[tuple[int, int]] = MinHashLSH(SIMILARITY, NUM_PERMUTATIONS).hashranges
+    return bands
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:MARK_BYTES]

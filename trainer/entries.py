@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset import Dataset, Ragged
+from trainer.dataset import Dataset, Flags, Ragged
 from trainer.errors import DatasetError
-
-Flags = npt.NDArray[np.bool_]
 
 
 def keep(dataset: Dataset, is_kept_E: Flags) -> Dataset:

@@ -27,7 +27,7 @@ def launched(config: TrainerConfig) -> Metrics | None:
     check_installed(config.trackers)
     if is_torchelastic_launched():
         return take_part(config)
-    if config.scale.processes == 1:
+    if config.scale.processes == 1 and config.scale.launcher == "torchrun":
         return run_alone(config)
     return launch(work, config)
 
@@ -73,7 +73,8 @@ def by_ray(
         ScaleError: If processes ended again and again.
     """
     try:
-        importlib.import_module("ray.train.torch")
+        for module in ("ray.train.torch", "ray.data"):
+            importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
             "[trainer.scale] launcher is 'ray', but Ray is not installed: "

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from trainer.config import SHARED_VOCABULARY, TrainerConfig
 from trainer.dataset import Dataset, Ints, answered, from_table, split
-from trainer.duplicates import distinct
 from trainer.entries import fit_vocabulary, words_only
 from trainer.errors import DatasetError
 from trainer.retokenizer import Retokenized, Retokenizer
@@ -25,7 +24,6 @@ class Material:
         dataset: All of them.
         train_rows: Examples to learn from.
         heldout_rows: Examples to measure on, of other prompts.
-        num_dropped: Duplicates that are not trained on.
         num_flagged: Rows, held-out ones among them, whose tokens alone count.
         retokenized: How they came into the student's own tokens; None if those are the teacher's.
     """
@@ -33,7 +31,6 @@ class Material:
     dataset: Dataset
     train_rows: Ints
     heldout_rows: Ints
-    num_dropped: int
     num_flagged: int
     retokenized: Retokenized | None = None
 
@@ -61,11 +58,7 @@ class Material:
         if "flags" in table.column_names:
             is_flagged = np.asarray(answered(table)["flags"]) != 0
             dataset, num_flagged = words_only(dataset, is_flagged), int(is_flagged.sum())
-        every_row, heldout_rows = split(dataset, config.heldout_fraction)
-        report("looking for duplicates")
-        train_rows = distinct(dataset, every_row, heldout_rows, config.duplicates)
-        num_dropped = len(every_row) - len(train_rows)
-        material = cls(dataset, train_rows, heldout_rows, num_dropped, num_flagged)
+        material = cls(dataset, *split(dataset, config.heldout_fraction), num_flagged)
         tokenizer = tokenizer_folder(config)
         if tokenizer == config.teacher:
             return material

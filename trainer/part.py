@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+import pyarrow as pa
 import torch.distributed as dist
 
 from capture.errors import CaptureError
 from capture.log import Log, Snapshot, View
 from trainer.config import TrainerConfig
-from trainer.dataset import COLUMNS
+from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
+from trainer.duplicates import distinct
 from trainer.errors import TooLargeError, TrainerError
 from trainer.options import open_log
 from trainer.results import Metrics
@@ -17,8 +19,9 @@ from trainer.screen import Screen
 from trainer.student import tokenizer_folder
 from trainer.training import memory_errors
 
-Work = Callable[[TrainerConfig, Snapshot], Metrics | Exception | None]
-"""What each process of a run does; the first one's result counts."""
+Work = Callable[[TrainerConfig, Snapshot, Flags | None], Metrics | Exception | None]
+"""What each process of a run does with a snapshot, of which certain rows may have been chosen; the
+first one's result counts."""
 
 
 def find(config: TrainerConfig) -> Snapshot:
@@ -37,6 +40,7 @@ def prepare(
     say: Callable[[str], None],
     group: Group = ALONE,
     snapshot: Snapshot | None = None,
+    is_distinct: Flags | None = None,
 ) -> Distillation:
     """Read the log's snapshot and make the student to start from.
 
@@ -45,6 +49,7 @@ def prepare(
         say: Called with a few words before each slow part.
         group: Of the processes that train it together.
         snapshot: Of the log; without one the first process takes it, for all.
+        is_distinct: Which of its rows are no duplicates, if somebody has looked already.
 
     Raises:
         CaptureError: If the log cannot be read, or a setting is wrong.
@@ -52,7 +57,12 @@ def prepare(
     """
     say("reading the log")
     seen = group.first(lambda: find(config)) if snapshot is None else snapshot
-    table = Log(config.log).read(seen, columns_of(config, seen))
+    table = Log(config.log).read(seen, columns_of(config, seen), is_distinct)
+    if is_distinct is None and config.duplicates != "keep":
+        check_teacher(table, config.teacher)
+        say("looking for duplicates")
+        is_kept = distinct(table, config.heldout_fraction, config.duplicates)
+        table = table.filter(pa.array(is_kept))
     return Distillation.prepare(config, table, seen.model_dump(mode="json"), say, group)
 
 
@@ -69,29 +79,33 @@ def run_alone(config: TrainerConfig) -> Metrics:
         return prepare(config, screen.say).run(screen)
 
 
-def take_part(config: TrainerConfig, snapshot: Snapshot | None = None) -> Metrics | None:
+def take_part(
+    config: TrainerConfig, snapshot: Snapshot | None = None, is_distinct: Flags | None = None
+) -> Metrics | None:
     """Distill as one process of a group; it is told to the first one only."""
     group = joined(config)
     metrics = None
     with memory_errors(config.batch_tokens):
         if group.leads:
             with Screen.opened(config.steps) as screen:
-                metrics = prepare(config, screen.say, group, snapshot).run(screen)
+                metrics = prepare(config, screen.say, group, snapshot, is_distinct).run(screen)
         else:
-            prepare(config, _say_nothing, group, snapshot).follow()
+            prepare(config, _say_nothing, group, snapshot, is_distinct).follow()
     group.same(None)  # none leaves before the first has finished
     dist.destroy_process_group()
     return metrics
 
 
-def work(config: TrainerConfig, snapshot: Snapshot) -> Metrics | Exception | None:
+def work(
+    config: TrainerConfig, snapshot: Snapshot, is_distinct: Flags | None
+) -> Metrics | Exception | None:
     """Take part in a process that a launcher starts again when it fails.
 
     What would fail again is returned, not raised. All processes come upon it together; only a
     lack of memory may befall one alone, and then the others have to be ended by the launcher.
     """
     try:
-        return take_part(config, snapshot)
+        return take_part(config, snapshot, is_distinct)
     except TooLargeError:
         raise
     except (CaptureError, TrainerError) as error:

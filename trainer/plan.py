@@ -87,7 +87,7 @@ def make_plan(
     return Plan(
         rows=len(rows),
         heldout_rows=len(material.heldout_rows),
-        duplicates_dropped=material.num_dropped,
+        duplicates_dropped=run.num_dropped,
         completion_tokens=int(dataset.completion_ids.lengths[rows].sum()),
         read_bytes=dataset.num_bytes,
         steps=config.steps,

@@ -62,7 +62,7 @@ def attended(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metrics
     starter = multiprocessing.parent_process()
     if starter is not None:
         threading.Thread(target=_end_with, args=(starter.sentinel,), daemon=True).start()
-    return worker(config, snapshot)
+    return worker(config, snapshot, None)
 
 
 def _end_with(sentinel: int) -> None:

@@ -1,19 +1,26 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from capture.commit import Committer
 from capture.erasure import erase
 from capture.errors import LogError
-from capture.log import Log, Snapshot, query, query_only
+from capture.log import Log, Snapshot, matching, query, query_only
 from capture.parquet import rounded
 from capture.rows import encode_logits
 from capture.schema import TABLES, Flag
 from capture.selection import Selection
 from capture.views import nested
-from tests.support.log_folders import config_in, filled, spool_exchanges, spool_logits
+from tests.support.log_folders import (
+    config_in,
+    filled,
+    scattered,
+    spool_exchanges,
+    spool_logits,
+)
 from tests.support.log_rows import exchange_row, logit_row
 
 VIEWS = ("exchanges", "logits", "examples", "tokens", "pairs")
@@ -142,6 +149,39 @@ def test_a_snapshot_reads_the_same_rows_whatever_is_committed_later(tmp_path: Pa
     assert log.read(snapshot, ["exchange_id"])["exchange_id"].to_pylist() == ["a", "b"]
     assert log.snapshot().num_rows == 3
     assert log.snapshot().digest != snapshot.digest
+
+
+def test_some_of_a_snapshots_rows_are_read_in_its_order(tmp_path: Path) -> None:
+    rows = [logit_row(name, seed=number) for number, name in enumerate("badcb")]
+    rows[4] = rows[0]  # written twice, as equally long ones are whose tail is the same
+    log = Log(filled(tmp_path, [exchange_row(name) for name in "abcd"], rows).log)
+    snapshot = log.snapshot()
+    every = log.read(snapshot, ["exchange_id", "topk_ids"])
+
+    assert every["exchange_id"].to_pylist() == ["a", "b", "b", "c", "d"]
+    for number in range(2**5):
+        is_kept = np.array([number >> bit & 1 for bit in range(5)], dtype=bool)
+        found = log.read(snapshot, ["exchange_id", "topk_ids"], is_kept)
+        assert found == every.filter(pa.array(is_kept))
+
+
+def test_a_snapshots_rows_are_found_file_by_file(tmp_path: Path) -> None:
+    config = scattered(tmp_path)
+    spool_logits(config, logit_row("a", sizes=(1,)), logit_row("b", flags=Flag.MASKED))
+    Committer(config).commit()
+    log = Log(config.log)
+    snapshot = log.snapshot("exchange_id <> 'c'")
+    files = log.files(snapshot)
+    tables = [fragment.to_table() for fragment in files.get_fragments()]
+
+    found = [
+        matching(table, log.ranks(snapshot), snapshot.view, ["completion_ids"]) for table in tables
+    ]
+    assert sorted(one.num_rows for one in found) == [0, 0, 1, 1]
+    assert (
+        pa.concat_tables(found).sort_by("number")["completion_ids"]
+        == (log.read(snapshot, ["completion_ids"])["completion_ids"])
+    )
 
 
 def test_equal_rows_have_equal_digests_wherever_they_are(tmp_path: Path) -> None:

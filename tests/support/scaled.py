@@ -19,6 +19,7 @@ import torch.distributed as dist
 import trainer.training as training_module
 from capture.log import Snapshot
 from trainer.config import TrainerConfig, load
+from trainer.dataset import Flags
 from trainer.distillation import Distillation
 from trainer.launch import launch
 from trainer.learner import Learner
@@ -60,7 +61,7 @@ def resumed(config: TrainerConfig, group: Group, snapshot: Snapshot, saved: Path
     return learn(run, learner, config.steps, done)
 
 
-def both(config: TrainerConfig, snapshot: Snapshot) -> Any:
+def both(config: TrainerConfig, snapshot: Snapshot, _is_distinct: Flags | None) -> Any:
     """A run with whole copies, one with shares, and the same for what one process has begun."""
     group = joined(config)
     copies, shares = replace(group, is_sharded=False), replace(group, is_sharded=True)
@@ -75,11 +76,11 @@ def both(config: TrainerConfig, snapshot: Snapshot) -> Any:
     return found
 
 
-def killed(config: TrainerConfig, snapshot: Snapshot) -> Any:
+def killed(config: TrainerConfig, snapshot: Snapshot, is_distinct: Flags | None) -> Any:
     """A run that saves after every step, and one of whose processes is killed in the middle."""
     training_module.SAVE_SECONDS = 0
     vars(training_module)["train"] = partial(dying, config.out)
-    return work(config, snapshot)
+    return work(config, snapshot, is_distinct)
 
 
 def dying(out: Path, learner: Learner, *given: Any) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +23,7 @@ from tests.support.scaled import course, resumed
 from tests.support.tiny_model import make_tiny_model
 from trainer.config import TrainerConfig, load
 from trainer.launch import launched
+from trainer.manifest import read_manifest
 from trainer.packing import endless_batches
 from trainer.part import find, prepare
 from trainer.scale import ALONE, divide
@@ -37,10 +39,12 @@ batch_tokens = 32
 warmup = 4
 learning_rate = 1e-3
 heldout_fraction = 0.3
+duplicates = "drop_near"
 """
 FLOAT32 = Path(__file__).parents[1] / "support" / "float32"
 PATHS = (str(FLOAT32), os.environ.get("PYTHONPATH", ""))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
+NUM_REPEATED = 8
 SCALE = """
 [trainer.scale]
 processes = 2
@@ -50,7 +54,11 @@ processes = 2
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("scale")
-    write_log(answer(make_tiny_model(home / "teacher"), 30), home / "log", home / "spool")
+    rows = answer(make_tiny_model(home / "teacher"), 30)
+    again = rows.slice(0, NUM_REPEATED)
+    names = pa.array(f"y{number:04}" for number in range(NUM_REPEATED))
+    rows = pa.concat_tables([rows, again.set_column(0, again.schema.field(0), names)])
+    write_log(rows, home / "log", home / "spool")
     make_tiny_model(home / "student", seed=1)
     return home
 
@@ -170,13 +178,17 @@ def test_a_process_that_is_killed_changes_nothing(home: Path, whole: Path) -> No
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
-def test_a_ray_cluster_of_two_has_the_losses_of_one_process_also_after_a_kill(
+def test_a_ray_cluster_of_two_has_rows_and_losses_of_one_process_also_after_a_kill(
     home: Path, alone: tuple[TrainerConfig, Any]
 ) -> None:
     path = config(home, "cluster", "baseline = false\n" + SCALE + 'launcher = "ray"\n')
     metrics = in_processes("killed", path)
+    expected_run = prepare(alone[0], print)
 
     assert (home / "cluster" / "starts").read_text().split() == ["0", "11"]
+    assert 0 < metrics["duplicates_dropped"] == expected_run.num_dropped < NUM_REPEATED
+    assert metrics["rows"] == len(expected_run.material.train_rows)
+    assert read_manifest(home / "cluster" / "checkpoint").lineage == expected_run._lineage()
     expected = {step: alone[1][step - 1][0] for step in range(2, 25, 2)}
     assert losses(metrics["points"]) == pytest.approx(expected, rel=0, abs=1e-5)
 
@@ -193,9 +205,13 @@ def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
     assert told.stderr.count("lower learning_rate") == 1
 
 
-def test_ray_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ray_that_is_not_there_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    path = config(home, "rayless", SCALE + 'launcher = "ray"\n')
+    scale = f'[trainer.scale]\nlauncher = "ray"\nprocesses = {processes}\n'
+    path = config(home, "rayless", scale)
     with pytest.raises(ConfigError, match="Ray is not installed: pip install"):
         launched(load(path))
 
