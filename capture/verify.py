@@ -28,7 +28,8 @@ COMPLETENESS = """
 with asked as (
     select exchange_id, coalesce(len(response_text), 1) as choices,
         coalesce(completion_tokens, 0) as tokens
-    from exchanges where status = 'completed' and capture in ('tap', 'wire')
+    from exchanges
+    where status = 'completed' and capture in ('tap', 'wire') and role <> 'shadow'
 ),
 found as (
     select exchange_id, count(*) as choices, sum(len(completion_ids)) as tokens
@@ -65,7 +66,7 @@ class Verification:
         damaged: Segments set aside, and why.
         orphan_files: Parquet files that no version counts.
         superseded: Rows of ``logits`` that a longer row of the same choice replaces.
-        captured: Completed exchanges whose distributions should be there.
+        captured: Completed exchanges of clients whose distributions should be there.
         complete: Those of them that have every choice, whole and unflagged.
     """
 

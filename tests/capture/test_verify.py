@@ -191,6 +191,12 @@ def test_only_whole_unflagged_choices_make_an_exchange_complete(tmp_path: Path) 
     assert document["complete_fraction"] == pytest.approx(1 / 3)
 
 
+def test_what_a_candidate_answers_unseen_does_not_count_as_captured(tmp_path: Path) -> None:
+    exchanges = [exchange_row("answer"), exchange_row("copy", role="shadow")]
+    found = verify(filled(tmp_path, exchanges, [logit_row("answer"), logit_row("copy")]))
+    assert (found.captured, found.complete) == (1, 1)
+
+
 def test_files_that_no_version_counts_are_counted(tmp_path: Path) -> None:
     config = filled(tmp_path, logits=[logit_row("a")])
     (config.log / "logits" / "day=2026-11-24" / "part-stray.parquet").write_bytes(b"stray")

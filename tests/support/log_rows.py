@@ -50,6 +50,7 @@ def exchange_row(
     texts: tuple[str, ...] = ("hello",),
     completion_tokens: int | None = 3,
     tenant: str | None = None,
+    role: str = "incumbent",
 ) -> ExchangeRow:
     """An exchange with one answer per text."""
     return ExchangeRow(
@@ -58,7 +59,7 @@ def exchange_row(
         started_at=datetime.fromisoformat(f"{day}T12:00:00+00:00").astimezone(UTC),
         route="support",
         deployment="teacher",
-        role="incumbent",
+        role=role,
         model="teacher",
         model_revision="rev",
         tenant=tenant,
