@@ -16,12 +16,19 @@ from capture.delta import open_table, store_errors
 from capture.errors import LogError
 from capture.schema import TABLES
 from capture.store import LogFolder, data_files
-from capture.views import COMPLETE, RANK, VIEWS, create_views
+from capture.views import COMPLETE, OWN, RANK, VIEWS, create_views
 
 View = Literal["examples", "answers"]
 
 KEY = ("exchange_id", "choice")
-RANKED = (*KEY, "completion_ids", "topk_size", "tail_logprob", "flags")  # what finds a row
+RANKED = (
+    *KEY,
+    "source",
+    "completion_ids",
+    "topk_size",
+    "tail_logprob",
+    "flags",
+)  # what finds a row
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
@@ -231,7 +238,7 @@ def matching(rows: pa.Table, ranks: pa.Table, view: View, columns: Sequence[str]
         view: Of the snapshot.
         columns: Wanted beside each example's ``number`` in the snapshot.
     """
-    names, complete = ", ".join(columns), COMPLETE.format(flags=VIEWS[view][0])
+    names, complete = ", ".join(columns), COMPLETE.format(flags=VIEWS[view][0], source=OWN)
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("logits", rows)
         connection.register("ranks", ranks)

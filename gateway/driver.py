@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ class RolloutDriver:
         self._starter = Starter(serving, fleet, store)
         self._metrics = metrics
         self._starting: set[str] = set()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of a route
 
     def on_begun(self, exchange: Exchange) -> None:
         """Count a client's request as under way."""
@@ -145,18 +147,19 @@ class RolloutDriver:
             await trial.follow()
             if was_live and trial.rollout.state == "rolled_back":
                 await self.runner.end(trial)
-        if route in self._starting or self.runner.trials.under_way(route) is not None:
+        if self._is_taken(route):
             return
-        self._starting.add(route)
-        try:
+        async with self._turns[route]:
             active = await asyncio.to_thread(self._store.active, route)
             if active is None:
                 await self._bring_up(route)
-            else:
+                return
+            self._starting.add(route)
+            try:
                 await self._retire(route)
                 await self._resume_rollout(active)
-        finally:
-            self._starting.discard(route)
+            finally:
+                self._starting.discard(route)
 
     async def start(self, route: str, bundle: str, *, replace: bool = False) -> Rollout:
         """Verify a bundle and start its engine; returns once it is in shadow.
@@ -176,9 +179,10 @@ class RolloutDriver:
         """
         if route not in self.serving.table.routes:
             raise RouteNotFoundError(f"no route {route!r}", "route")
-        if route in self._starting or self.runner.trials.under_way(route) is not None:
-            raise RolloutError(f"route {route} has a rollout under way; end that first")
-        self._starting.add(route)
+        self._check_is_free(route)
+        async with self._turns[route]:  # we may be looking for rollouts of other gateways
+            self._check_is_free(route)
+            self._starting.add(route)
         number = uuid.uuid4().hex[:12]
         name = f"{Path(bundle).name}-{number[:4]}"
         steps = () if replace else self.serving.config.routes[route].rollout.steps
@@ -188,6 +192,13 @@ class RolloutDriver:
             return await (self._start_replacing if replace else self._start_beside)(rollout)
         finally:
             self._starting.discard(route)
+
+    def _is_taken(self, route: str) -> bool:
+        return route in self._starting or self.runner.trials.under_way(route) is not None
+
+    def _check_is_free(self, route: str) -> None:
+        if self._is_taken(route):
+            raise RolloutError(f"route {route} has a rollout under way; end that first")
 
     async def _start_beside(self, rollout: Rollout) -> Rollout:
         try:

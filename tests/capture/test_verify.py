@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,7 +193,7 @@ def test_only_whole_unflagged_choices_make_an_exchange_complete(tmp_path: Path) 
 
 
 def test_what_a_candidate_answers_unseen_does_not_count_as_captured(tmp_path: Path) -> None:
-    exchanges = [exchange_row("answer"), exchange_row("copy", role="shadow")]
+    exchanges = [exchange_row("answer"), replace(exchange_row("copy"), role="shadow")]
     found = verify(filled(tmp_path, exchanges, [logit_row("answer"), logit_row("copy")]))
     assert (found.captured, found.complete) == (1, 1)
 

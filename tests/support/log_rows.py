@@ -50,7 +50,6 @@ def exchange_row(
     texts: tuple[str, ...] = ("hello",),
     completion_tokens: int | None = 3,
     tenant: str | None = None,
-    role: str = "incumbent",
 ) -> ExchangeRow:
     """An exchange with one answer per text."""
     return ExchangeRow(
@@ -59,7 +58,7 @@ def exchange_row(
         started_at=datetime.fromisoformat(f"{day}T12:00:00+00:00").astimezone(UTC),
         route="support",
         deployment="teacher",
-        role=role,
+        role="incumbent",
         model="teacher",
         model_revision="rev",
         tenant=tenant,

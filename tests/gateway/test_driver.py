@@ -1,0 +1,50 @@
+"""An operator's start beside the gateway's own looks into the state store."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from capture.config import CaptureConfig
+from gateway.driver import RolloutDriver
+from gateway.fleet import Fleet
+from gateway.metrics import Metrics
+from gateway.state import Saved, StateStore
+from quant.bundle import BundleError
+from tests.gateway.test_relay import stand
+
+
+class SlowStore(StateStore):
+    """Lets a look for what is under way take as long as ``may_answer`` says."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def active(self, route: str) -> Saved | None:
+        self.is_asked.set()
+        assert self.may_answer.wait(10)
+        return super().active(route)
+
+
+async def test_a_start_is_not_refused_because_the_gateway_looks_for_other_rollouts(
+    tmp_path: Path,
+) -> None:
+    capture = CaptureConfig(log=tmp_path / "log", spool=tmp_path / "spool")
+    store = SlowStore(f"sqlite:///{tmp_path / 'state.db'}")
+    async with stand(tmp_path) as s:
+        driver = RolloutDriver(s.serving, Fleet(tmp_path, capture), store, Metrics.create(None))
+        store.may_answer.set()
+        await driver.go_on()
+        store.may_answer.clear()
+        store.is_asked.clear()
+        assert await asyncio.to_thread(store.is_asked.wait, 10)
+
+        starting = asyncio.create_task(driver.start("support", str(tmp_path / "nothing")))
+        await asyncio.sleep(0)
+        store.may_answer.set()
+
+        with pytest.raises(BundleError, match="nothing"):
+            await starting
+        await driver.runner.close()
