@@ -86,7 +86,7 @@ async def test_one_engine_takes_anothers_place_and_back_and_nobody_is_refused(
         ):
             status, refused = await replace(config, bad)
             async with asyncio.timeout(PATIENCE_SECONDS):  # the teacher is on its way back
-                while not (held_bad := await metric(config, "let_in")):
+                while not (held_bad := await metric(config, "let_in")):  # noqa: ASYNC110  a process
                     await asyncio.sleep(0.2)
             good_status, ended = await replace(config, good)
             held = await metric(config, "let_in")
