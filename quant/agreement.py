@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from quant.blocks import block_by_block
 from quant.calibration import Tokens
+from quant.paged import in_memory
 
 # bfloat16 alone: 0.004 in the mean; INT8: 0.008. See docs/quantize.md.
 MOST_NATS = 0.05
@@ -36,8 +39,10 @@ def agree(
         model: The bundle's arithmetic in this process.
         sequences: Of at least two tokens.
     """
+    own = block_by_block(model, in_memory, partial(own_logprobs, model), sequences)
     differences = [
-        np.abs(engines_logprobs(sequence) - own_logprobs(model, sequence)) for sequence in sequences
+        np.abs(engines_logprobs(sequence) - ours)
+        for sequence, ours in zip(sequences, own, strict=True)
     ]
     together = np.concatenate(differences)
     return Agreement(float(together.mean()), float(together.max()), len(together))

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quant.blocks import Passage, places
 from quant.calibration import Tokens
 from quant.errors import CompressionError
 from quant.formats import Format
 from quant.gptq import round_with_compensation
 from quant.linear import RoundedLinear
 from quant.packed import Layer
+from quant.paged import Keep, in_memory, keep_rounded
 from trainer.grid import GROUP_SIZES, Rounded, largest_group, round_inputs, round_to_nearest
 
-HESSIAN_BYTES = 2**30  # held at once; more layers than fit are done in turns
+HESSIAN_BYTES = 2**27  # held at once; more layers than fit are done in turns
 EXPERT_DIM = 3  # experts of one layer share a tensor
 
 Linears = dict[str, nn.Linear]
 Formats = Mapping[str, Format]  # by the name of a layer
+TokenBatch = tuple[Tensor, Tensor]  # token ids and where they are real, both (B, T)
 
 
 def linear_layers(model: PreTrainedModel) -> Linears:
@@ -72,12 +75,15 @@ def group_size(layers: Linears, wished: int | None = None) -> int:
 
 
 @torch.inference_mode()
-def round_layers(model: PreTrainedModel, layers: Linears, formats: Formats) -> dict[str, Layer]:
+def round_layers(
+    model: PreTrainedModel, layers: Linears, formats: Formats, keep: Keep = in_memory
+) -> dict[str, Layer]:
     """Replace linear layers by rounded ones, in place, every weight rounded alone."""
     done = {}
     for name, each in formats.items():
         stored_OI = layers[name].weight.to(model.config.dtype)
-        done[name] = put(model, name, each, round_to_nearest(stored_OI, each.grid))
+        rounded = keep_rounded(round_to_nearest(stored_OI, each.grid), keep)
+        done[name] = put(model, name, each, rounded)
     return done
 
 
@@ -86,13 +92,15 @@ def compensate_layers(
     model: PreTrainedModel,
     layers: Linears,
     formats: Formats,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[TokenBatch],
     on_layer: Callable[[], None],
+    keep: Keep = in_memory,
 ) -> dict[str, Layer]:
     """Replace linear layers by rounded ones, in place, by what they do to real inputs.
 
     Layers are taken in turns that fit into memory; a later turn sees the earlier ones rounded,
-    so its inputs are those it will have in service.
+    so its inputs are those it will have in service. For each turn the batches go on from the
+    block in which the last one began.
 
     Args:
         model: In the dtype that its config names, which the scales get, or wider.
@@ -100,21 +108,27 @@ def compensate_layers(
         formats: Of the layers to replace, in the order of the model.
         batches: Of ``batches_of``.
         on_layer: Called after each finished layer.
+        keep: Where rounded weights and states of the model are kept.
 
     Raises:
-        CompressionError: If a layer's inputs are not finite.
+        CompressionError: If a layer's inputs are not finite, or it is in no block.
     """
-    batches = list(batches)
+    passage = token_passage(model, list(batches), keep)
+    wanted = {name: layers[name] for name in formats}
+    place_of = places(model, wanted)
     done: dict[str, Layer] = {}
-    for turn in _turns({name: layers[name] for name in formats}):
-        for name, hessian_II in _observe(model, turn, formats, batches).items():
+    for turn in _turns(wanted):
+        passage.advance(min(place_of[name] for name in turn))
+        hessians = _observe(passage, place_of, turn, formats)
+        for name in turn:
+            hessian_II = hessians.pop(name)
             if not hessian_II.isfinite().all():
                 raise CompressionError(
                     f"inputs of {name} are not finite on the log's rows; the model is broken"
                 )
             stored_OI = turn[name].weight.to(model.config.dtype)
             rounded = round_with_compensation(stored_OI, hessian_II, formats[name].grid)
-            done[name] = put(model, name, formats[name], rounded)
+            done[name] = put(model, name, formats[name], keep_rounded(rounded, keep))
             on_layer()
     return done
 
@@ -135,7 +149,22 @@ def put(model: PreTrainedModel, name: str, each: Format, weight: Rounded) -> Lay
     return Layer(each, weight)
 
 
-def batches_of(sequences: Iterable[Tokens], batch_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+def token_passage(
+    model: PreTrainedModel, batches: list[TokenBatch], keep: Keep
+) -> Passage[TokenBatch, Tensor]:
+    """Bring batches before the first block; their results are inputs of the head, ``(B, T, D)``.
+
+    Right padding needs no mask: under causal attention nothing real sees it.
+    """
+
+    def run(batch: TokenBatch) -> Tensor:
+        hidden_BTD: Tensor = model.model(batch[0], use_cache=False).last_hidden_state
+        return hidden_BTD
+
+    return Passage.start(model, run, batches, keep)
+
+
+def batches_of(sequences: Iterable[Tokens], batch_tokens: int) -> Iterator[TokenBatch]:
     """Token ids and where they are real, padded to the longest of each batch.
 
     Args:
@@ -153,19 +182,19 @@ def batches_of(sequences: Iterable[Tokens], batch_tokens: int) -> Iterator[tuple
 
 
 def _observe(
-    model: PreTrainedModel,
+    passage: Passage[TokenBatch, Tensor],
+    place_of: Mapping[str, int],
     layers: Linears,
     formats: Formats,
-    batches: list[tuple[Tensor, Tensor]],
 ) -> dict[str, Tensor]:
     """Sum ``x x^T`` over the inputs of each layer, as its kernel will see them."""
     hessians = {
         name: torch.zeros(layer.in_features, layer.in_features) for name, layer in layers.items()
     }
-    is_real_BT = torch.empty(0)
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            is_real_BT = passage.batch[1]
             inputs_NI = inputs[0][is_real_BT].float()
             if formats[name].rounds_inputs:
                 inputs_NI = round_inputs(inputs_NI)
@@ -173,11 +202,14 @@ def _observe(
 
         return add
 
+    end = len(passage.blocks)
+    until = min(end, max(place_of[name] for name in layers) + 1)
+    heads = [name for name in layers if place_of[name] == end]
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
-        for token_ids_BT, is_real_BT in batches:  # noqa: B007 - the hooks read it
-            # Right padding needs no mask: under causal attention nothing real sees it.
-            model(token_ids_BT, use_cache=False)
+        for number, hidden in enumerate(passage.look(until)):
+            for name in heads:  # takes what a run gives
+                watch(name)(layers[name], (passage.finish(number, hidden),))
     finally:
         for hook in hooks:
             hook.remove()
@@ -194,10 +226,11 @@ def _turns(layers: Linears) -> Iterator[Linears]:
             turn, held = {}, 0
         turn[name] = layer
         held += needed
-    yield turn
+    if turn:
+        yield turn
 
 
-def _pad(group: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _pad(group: list[Tensor]) -> TokenBatch:
     lengths_B1 = torch.tensor([[len(sequence)] for sequence in group])
     token_ids_BT = nn.utils.rnn.pad_sequence(group, batch_first=True)
     return token_ids_BT, torch.arange(token_ids_BT.shape[1]) < lengths_B1

@@ -57,3 +57,10 @@ def pack(rounded: Rounded, grid: Grid) -> torch.Tensor:
     shifts_P = torch.arange(per_word) * grid.bits
     words_OW: torch.Tensor = (words_OWP << shifts_P).sum(dim=2)
     return (words_OW - ((words_OW >> 31) << 32)).to(torch.int32)  # the top bit is int32's sign
+
+
+def unpack(words_OW: torch.Tensor, channels: int, grid: Grid) -> torch.Tensor:
+    """Take apart what ``pack`` laid side by side: ``(O, channels)``, int8."""
+    shifts_P = torch.arange(32 // grid.bits, dtype=torch.int32) * grid.bits
+    unsigned_OWP = (words_OW[:, :, None] >> shifts_P) & ((1 << grid.bits) - 1)
+    return (unsigned_OWP.flatten(1)[:, :channels] - (1 << (grid.bits - 1))).to(torch.int8)

@@ -1,6 +1,7 @@
 """What a quantized model is examined on: held-out rows of its teacher, overall and by slice."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -8,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedModel
 
+from quant.blocks import block_by_block
 from quant.calibration import Sample, sample_of
+from quant.paged import Keep
 from trainer.dataset import Dataset, Ints, answered, from_table
 from trainer.evaluation import Quality, evaluate
 from trainer.rarity import rarity
@@ -53,10 +56,11 @@ class HeldOut:
         dataset = from_table(table, model)
         return cls(dataset, sample_of(table, max_length), slices_of(dataset))
 
-    def measure(self, model: PreTrainedModel, batch_tokens: int) -> Measured:
-        """Compare a model with the teacher, slice by slice."""
+    def measure(self, model: PreTrainedModel, batch_tokens: int, keep: Keep) -> Measured:
+        """Compare a model with the teacher, slice by slice; its states are kept where told."""
+        run_all = partial(block_by_block, model, keep)
         return {
-            name: evaluate(model, self.dataset, rows, batch_tokens)
+            name: evaluate(model, self.dataset, rows, batch_tokens, run_all)
             for name, rows in self.slices.items()
         }
 

@@ -1,24 +1,23 @@
 """A scheme applied to a model: every layer's format, and its weights rounded to it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from quant.calibration import Sample
 from quant.compressor import (
     Linears,
-    batches_of,
+    TokenBatch,
     compensate_layers,
     group_size,
     linear_layers,
     output_head,
     round_layers,
 )
-from quant.config import QuantConfig
 from quant.errors import CompressionError
 from quant.formats import Format, int4, int8, int8_weight
 from quant.packed import Layer
+from quant.paged import Keep
 from quant.schemes import Scheme
 from quant.screen import Screen
 from quant.smoothing import smooth
@@ -57,8 +56,8 @@ def make(
     model: PreTrainedModel,
     scheme: Scheme,
     formats: Mapping[str, Format],
-    sample: Sample,
-    config: QuantConfig,
+    batches: Sequence[TokenBatch],
+    keep: Keep,
     screen: Screen,
 ) -> tuple[dict[str, Layer], dict[str, Tensor]]:
     """Round a model's layers in place; return them, and other tensors that changed, by name.
@@ -67,8 +66,8 @@ def make(
         model: In the dtype that its config names, or wider.
         scheme: Says how.
         formats: Of the layers to round.
-        sample: What to compensate on.
-        config: Of the forward passes.
+        batches: What to compensate on.
+        keep: Where what is made is kept.
         screen: Shows the progress.
 
     Raises:
@@ -77,11 +76,10 @@ def make(
     layers = linear_layers(model) | output_head(model)
     ordered = {name: formats[name] for name in layers if name in formats}
     if scheme.method in ("rtn", "qat"):
-        return round_layers(model, layers, ordered), {}
-    screen.say(f"quantizing on {len(sample.sequences)} examples", len(ordered))
-    batches = list(batches_of(sample.sequences, config.batch_tokens))
-    changed = smooth(model, layers, ordered, batches)
-    return compensate_layers(model, layers, ordered, batches, screen.advance), changed
+        return round_layers(model, layers, ordered, keep), {}
+    screen.say(f"quantizing on {sum(len(ids) for ids, _ in batches)} examples", len(ordered))
+    changed = smooth(model, layers, ordered, batches, keep)
+    return compensate_layers(model, layers, ordered, batches, screen.advance, keep), changed
 
 
 def _trained_format(scheme: Scheme, parent: Lineage) -> Format:

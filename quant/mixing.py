@@ -12,6 +12,7 @@ from quant.errors import CompressionError
 from quant.formats import Format, int4, int8, int8_weight
 from quant.groups import Groups, fused_groups
 from quant.knapsack import Choice, choose
+from quant.paged import Keep
 from quant.reference import Reference
 from quant.screen import Screen
 from quant.sensitivity import AS_IT_IS, Finding, count_looks, measure, options
@@ -63,7 +64,12 @@ class Sensitivity:
 
 
 def search(
-    model: PreTrainedModel, sample: Sample, config: QuantConfig, largest: int, screen: Screen
+    model: PreTrainedModel,
+    sample: Sample,
+    config: QuantConfig,
+    largest: int,
+    keep: Keep,
+    screen: Screen,
 ) -> Sensitivity:
     """Try every group of layers in every format that it can have.
 
@@ -75,6 +81,7 @@ def search(
         sample: Rows of the log.
         config: How many of them to look at, and how.
         largest: Weight of INT8 on the target.
+        keep: Where states of the model are kept.
         screen: Shows the progress.
 
     Raises:
@@ -88,7 +95,8 @@ def search(
     if head := output_head(model):
         groups = groups | fused_groups(head)
         to_try |= dict.fromkeys(head, (eight_weight, four))
-    reference = Reference.of(model, _thin(sample, config.sensitivity_rows), config.batch_tokens)
+    thinned = _thin(sample, config.sensitivity_rows)
+    reference = Reference.of(model, thinned, config.batch_tokens, keep)
     screen.say(f"trying {len(groups)} groups of layers", count_looks(groups, to_try))
     found = measure(model, layers | head, groups, to_try, reference, screen.advance)
     return Sensitivity(found, groups, {format_.name: format_ for format_ in each})

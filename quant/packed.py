@@ -15,10 +15,11 @@ import torch
 from pydantic import JsonValue
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from quant.errors import CompressionError
 from quant.formats import Format, pack
+from quant.paged import Keep
 from trainer.folder import list_files
 from trainer.grid import Rounded
 from trainer.manifest import MANIFEST
@@ -57,8 +58,9 @@ def write_packed(
     layers: Mapping[str, Layer],
     ignored: Sequence[str],
     changed: Mapping[str, Tensor],
+    keep: Keep,
 ) -> None:
-    """Copy a model folder, its linear layers replaced.
+    """Copy a model folder, its linear layers replaced; no file of it is ever held whole.
 
     Args:
         source: Folder of the unquantized model.
@@ -66,6 +68,7 @@ def write_packed(
         layers: Rounded layers by name.
         ignored: Linear layers left as they are.
         changed: What replaces other tensors, by name.
+        keep: Where a file's packed layers are kept until it is written.
 
     Raises:
         CompressionError: If the folder does not store a layer under the name the model gives it.
@@ -76,7 +79,7 @@ def write_packed(
     stored: dict[str, str] = {}
     size_bytes = 0
     for shard in shards:
-        tensors = _pack_shard(source / shard, remaining, changed)
+        tensors = _pack_shard(source / shard, remaining, changed, keep)
         save_file(tensors, folder / shard, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", folder / shard)  # safetensors writes 0600
         stored |= dict.fromkeys(tensors, shard)
@@ -90,6 +93,14 @@ def write_packed(
     if len(shards) > 1:
         index = {"metadata": {"total_size": size_bytes}, "weight_map": stored}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def size_ratio(rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], stored: int) -> float:
+    """Size of the linear layers on disk over what it was; not of the output head."""
+    packed = sum(layer.size_bytes for name, layer in rounded.items() if name in layers)
+    left = [layer.weight for name, layer in layers.items() if name not in rounded]
+    each = stored / sum(layer.weight.numel() for layer in layers.values())
+    return (packed + sum(weight.numel() for weight in left) * each) / stored
 
 
 def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
@@ -119,7 +130,7 @@ def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
 
 
 def _pack_shard(
-    path: Path, layers: dict[str, Layer], changed: Mapping[str, Tensor]
+    path: Path, layers: dict[str, Layer], changed: Mapping[str, Tensor], keep: Keep
 ) -> dict[str, Tensor]:
     """Tensors of one file; takes the layers it holds out of ``layers``."""
     tensors: dict[str, Tensor] = {}
@@ -128,7 +139,7 @@ def _pack_shard(
             owner, _, kind = name.rpartition(".")
             layer = layers.pop(owner, None) if kind == "weight" else None
             if layer is not None:
-                tensors |= layer.tensors(owner)
+                tensors |= {n: keep(tensor) for n, tensor in layer.tensors(owner).items()}
             else:
                 stored = file.get_tensor(name)
                 tensors[name] = changed.get(name, stored).to(stored.dtype)

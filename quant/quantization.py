@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,21 +23,23 @@ from quant.calibration import (
     only_tokenizer,
     text_sample,
 )
-from quant.compressor import linear_layers
+from quant.compressor import Formats, batches_of, linear_layers
 from quant.config import QuantConfig
 from quant.errors import CompressionError
-from quant.formats import Format
 from quant.heldout import Figures, HeldOut, Measured, compared, worst_slice
 from quant.making import make, uniform_formats
+from quant.memory import check_memory
 from quant.mixing import Sensitivity, search
-from quant.packed import Layer, write_packed
+from quant.packed import size_ratio, write_packed
+from quant.paged import Keep, keep_in, open_paged
+from quant.reading import open_packed
 from quant.reference import Reference
 from quant.schemes import COMPRESSOR, Scheme
 from quant.screen import Screen
 from quant.target import Target, largest_int8
 from quant.tool import compress, open_made
 from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
-from trainer.student import count_parameters, open_teacher
+from trainer.student import count_parameters
 
 Trial = Callable[[Path, PreTrainedModel, Sequence[Tokens]], Figures]
 
@@ -124,6 +126,8 @@ class Quantization:
     def run(self, out: Path, trial: Trial | None, screen: Screen) -> Manifest:
         """Quantize, measure, try in the engine, publish; the bundle appears whole or not at all.
 
+        What would not fit into memory is kept in nameless files beside the bundle.
+
         Args:
             out: Folder of the bundle; must not exist.
             trial: Called with the finished folder, the model it holds and token ids to try it on;
@@ -137,16 +141,18 @@ class Quantization:
         """
         torch.set_num_threads(self.config.threads)
         screen.say("reading the model")
-        model = open_teacher(self.model, torch.device("cpu"))
-        parameters = count_parameters(model)
-        before = self._measure(model, screen)
-        reference = self._reference(model)
         out.parent.mkdir(parents=True, exist_ok=True)
+        keep = keep_in(out.parent)
+        model = open_paged(self.model, keep)
+        parameters = count_parameters(model)
+        check_memory(self.wish.scheme, model, linear_layers(model), is_tried=trial is not None)
+        before = self._measure(model, keep, screen)
+        reference = self._reference(model, keep)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             draft = Path(scratch, "draft")
             draft.mkdir()
-            model, figures = self._make(model, draft, screen)
-            after = self._measure(model, screen)
+            model, figures = self._make(model, draft, keep, screen)
+            after = self._measure(model, keep, screen)
             figures |= compared(before, after) if before and after else {}
             if reference is not None:
                 seen = reference.compare(model)
@@ -168,7 +174,8 @@ class Quantization:
     def measure_parent(self, screen: Screen) -> Measured | None:
         """Examine the model as it is; None if the log has no row for it."""
         torch.set_num_threads(self.config.threads)
-        return self._measure(open_teacher(self.model, torch.device("cpu")), screen)
+        keep = keep_in(Path(tempfile.gettempdir()))
+        return self._measure(open_paged(self.model, keep), keep, screen)
 
     def search(self, screen: Screen) -> Sensitivity:
         """Try every group of layers in every format, and leave nothing behind.
@@ -179,20 +186,20 @@ class Quantization:
         """
         torch.set_num_threads(self.config.threads)
         screen.say("reading the model")
-        return self._search(open_teacher(self.model, torch.device("cpu")), screen)
+        keep = keep_in(Path(tempfile.gettempdir()))
+        return self._search(open_paged(self.model, keep), keep, screen)
 
-    def _search(self, model: PreTrainedModel, screen: Screen) -> Sensitivity:
+    def _search(self, model: PreTrainedModel, keep: Keep, screen: Screen) -> Sensitivity:
         largest = largest_int8(self.wish.target)
-        return search(model, self.calibration.sample, self.config, largest, screen)
+        return search(model, self.calibration.sample, self.config, largest, keep, screen)
 
     def _make(
-        self, model: PreTrainedModel, draft: Path, screen: Screen
+        self, model: PreTrainedModel, draft: Path, keep: Keep, screen: Screen
     ) -> tuple[PreTrainedModel, Figures]:
         """Write the bundle's folder; return the model it holds, and its layers' size."""
         scheme, layers = self.wish.scheme, linear_layers(model)
-        stored = (
-            sum(layer.weight.numel() for layer in layers.values()) * model.config.dtype.itemsize
-        )
+        weights = sum(layer.weight.numel() for layer in layers.values())
+        stored = weights * model.config.dtype.itemsize
         if scheme.method == "gguf":
             made, sizes, figures = self._make_gguf(model, draft, screen)
             packed = sum(sizes[f"{name}.weight"] for name in layers)
@@ -200,21 +207,23 @@ class Quantization:
         if scheme.library == COMPRESSOR:
             screen.say(f"quantizing with {COMPRESSOR}")
             packed = compress(self.model, draft, scheme, self.calibration.sample, self.config)
+            figures = {"layers_size_ratio": packed / stored}
+            if scheme.method == "awq":
+                return open_packed(draft, keep), figures
             rounds_inputs = scheme.rounds_inputs(self.wish.target)
-            made = open_made(draft, rounds_inputs=rounds_inputs)
-            return made, {"layers_size_ratio": packed / stored}
-        formats = self._formats(model, screen)
+            return open_made(draft, rounds_inputs=rounds_inputs), figures
+        formats = self._formats(model, keep, screen)
         ignored = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-        sample = self.calibration.sample
-        rounded, changed = make(model, scheme, formats, sample, self.config, screen)
+        batches = list(batches_of(self.calibration.sample.sequences, self.config.batch_tokens))
+        rounded, changed = make(model, scheme, formats, batches, keep, screen)
         if not rounded:
             raise CompressionError(
                 f"under a budget of {self.wish.budget:.0%} every layer stays as it is; give a "
                 "smaller --budget"
             )
         ignored = [name for name in ignored if name not in rounded]
-        write_packed(self.model, draft, rounded, ignored, changed)
-        return model, {"layers_size_ratio": _size_ratio(rounded, layers, stored)}
+        write_packed(self.model, draft, rounded, ignored, changed, keep)
+        return model, {"layers_size_ratio": size_ratio(rounded, layers, stored)}
 
     def _make_gguf(
         self, model: PreTrainedModel, draft: Path, screen: Screen
@@ -227,23 +236,23 @@ class Quantization:
         made = make_gguf(self.model, draft, model, self.wish.scheme, reading.pre, screen)
         return *made, figures
 
-    def _formats(self, model: PreTrainedModel, screen: Screen) -> Mapping[str, Format]:
+    def _formats(self, model: PreTrainedModel, keep: Keep, screen: Screen) -> Formats:
         if self.wish.scheme.method == "mixed":
-            found = self._search(model, screen)
+            found = self._search(model, keep, screen)
             return found.formats_of(found.choose(self.wish.budget))
         largest, group = largest_int8(self.wish.target), self.config.group_size
         return uniform_formats(linear_layers(model), self.wish.scheme, self.parent, group, largest)
 
-    def _reference(self, model: PreTrainedModel) -> Reference | None:
+    def _reference(self, model: PreTrainedModel, keep: Keep) -> Reference | None:
         if self.heldout is None:
             return None
-        return Reference.of(model, self.heldout.sample, self.config.batch_tokens)
+        return Reference.of(model, self.heldout.sample, self.config.batch_tokens, keep)
 
-    def _measure(self, model: PreTrainedModel, screen: Screen) -> Measured | None:
+    def _measure(self, model: PreTrainedModel, keep: Keep, screen: Screen) -> Measured | None:
         if self.heldout is None:
             return None
         screen.say("measuring on held-out rows")
-        return self.heldout.measure(model, self.config.batch_tokens)
+        return self.heldout.measure(model, self.config.batch_tokens, keep)
 
     def _check_floor(self, figures: Figures) -> None:
         """Refuse, or mark, what keeps too little.
@@ -288,13 +297,3 @@ def _config(model: Path) -> dict[str, Any]:
     """Of a model's folder."""
     content: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return content
-
-
-def _size_ratio(
-    rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], stored: int
-) -> float:
-    """Size of the linear layers on disk over what it was; not of the output head."""
-    packed = sum(layer.size_bytes for name, layer in rounded.items() if name in layers)
-    left = [layer.weight for name, layer in layers.items() if name not in rounded]
-    each = stored / sum(layer.weight.numel() for layer in layers.values())
-    return (packed + sum(weight.numel() for weight in left) * each) / stored

@@ -1,9 +1,9 @@
 """What a model predicted before it was quantized, to compare with what it predicts after.
 
-Shape suffixes: B examples, T tokens, N completion tokens, D width, V vocabulary.
+Shape suffixes: S all examples, B those of a batch, T tokens, N completion tokens, D width,
+V vocabulary.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from quant.calibration import Sample
-from quant.compressor import batches_of
+from quant.compressor import batches_of, token_passage
+from quant.paged import Keep, in_memory
 
 CHUNK_VALUES = 2**24  # of (N, V) logits that are held at once
 
@@ -41,24 +42,28 @@ class Reference:
         batch_tokens: Padded tokens per forward pass.
         hidden_ND: Inputs of the output head.
         head_VD: Its weights.
+        keep: Where states of models are kept.
     """
 
     sample: Sample
     batch_tokens: int
     hidden_ND: Tensor
     head_VD: Tensor
+    keep: Keep = in_memory
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, model: PreTrainedModel, sample: Sample, batch_tokens: int) -> Self:
+    def of(
+        cls, model: PreTrainedModel, sample: Sample, batch_tokens: int, keep: Keep = in_memory
+    ) -> Self:
         """Run the model once."""
-        hidden = list(_hidden(model, sample, batch_tokens))
-        return cls(sample, batch_tokens, torch.cat(hidden), model.get_output_embeddings().weight)
+        hidden_ND = keep(_hidden(model, sample, batch_tokens, keep))
+        return cls(sample, batch_tokens, hidden_ND, model.get_output_embeddings().weight, keep)
 
     @torch.inference_mode()
     def compare(self, model: PreTrainedModel) -> Divergence:
         """Run a model of the same vocabulary on the same sample."""
-        hidden_ND = torch.cat(list(_hidden(model, self.sample, self.batch_tokens)))
+        hidden_ND = _hidden(model, self.sample, self.batch_tokens, self.keep)
         head = model.get_output_embeddings()
         rows = max(1, CHUNK_VALUES // len(self.head_VD))
         kl, agreed = 0.0, 0
@@ -73,13 +78,16 @@ class Reference:
         return Divergence(kl / max(tokens, 1), agreed / max(tokens, 1), tokens)
 
 
-def _hidden(model: PreTrainedModel, sample: Sample, batch_tokens: int) -> Iterator[Tensor]:
-    """Inputs of the output head where it predicts a completion token: ``(N, D)`` per batch."""
-    first = 0
-    for token_ids_BT, is_real_BT in batches_of(sample.sequences, batch_tokens):
-        hidden_BTD = model.model(token_ids_BT, use_cache=False).last_hidden_state
-        starts = torch.tensor(sample.prompt_lengths[first : first + len(token_ids_BT)])[:, None]
+def _hidden(model: PreTrainedModel, sample: Sample, batch_tokens: int, keep: Keep) -> Tensor:
+    """Inputs of the output head where it predicts a completion token: ``(N, D)``."""
+    batches = list(batches_of(sample.sequences, batch_tokens))
+    starts_S1 = torch.tensor(sample.prompt_lengths)[:, None]
+    first, found = 0, []
+    results = token_passage(model, batches, keep).results()
+    for (token_ids_BT, is_real_BT), hidden_BTD in zip(batches, results, strict=True):
+        starts_B1 = starts_S1[first : first + len(token_ids_BT)]
         first += len(token_ids_BT)
         places_T = torch.arange(token_ids_BT.shape[1])
-        ends = is_real_BT.sum(dim=1, keepdim=True)
-        yield hidden_BTD[(places_T >= starts - 1) & (places_T < ends - 1)]
+        ends_B1 = is_real_BT.sum(dim=1, keepdim=True)
+        found.append(hidden_BTD[(places_T >= starts_B1 - 1) & (places_T < ends_B1 - 1)])
+    return torch.cat(found)

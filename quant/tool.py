@@ -23,6 +23,7 @@ from capture.process import last_lines
 from quant.calibration import Sample
 from quant.config import QuantConfig
 from quant.errors import ToolError
+from quant.memory import available_bytes
 from quant.packed import copy_rest
 from quant.schemes import Scheme
 from trainer.grid import GROUP_SIZES
@@ -59,6 +60,8 @@ def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: Q
             "group_size": config.group_size,
             "group_sizes": GROUP_SIZES,
             "max_length": config.max_length,
+            "memory_bytes": available_bytes() // 2,  # of weights; the rest is for a layer's work
+            "offloaded": str(home.resolve() / "offloaded"),
         }
         (home / "job.json").write_text(json.dumps(job), encoding="utf-8")
         np.savez(home / "sequences.npz", *sample.sequences)

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from compressed_tensors.offload import load_offloaded_model
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
@@ -21,7 +22,7 @@ DATA_FREE = ("fp8",)
 def main(home: Path) -> None:
     """Quantize the model that ``job.json`` names, calibrated on ``sequences.npz``."""
     job = json.loads((home / "job.json").read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", local_files_only=True)
+    model = load(job)
     rows = None
     if job["method"] not in DATA_FREE:
         stored = np.load(home / "sequences.npz")
@@ -39,6 +40,22 @@ def main(home: Path) -> None:
         num_calibration_samples=len(rows) if rows is not None else 0,
     )
     model.save_pretrained(job["out"], save_compressed=True)
+
+
+def load(job: dict[str, Any]) -> PreTrainedModel:
+    """Open a model; layers that do not fit into the memory allowed wait on the disk for their turn.
+
+    The tool changes weights where they are, which takes memory even where they were mapped.
+    """
+    options = {"dtype": "auto", "local_files_only": True}
+    size = sum(path.stat().st_size for path in Path(job["model"]).glob("*.safetensors"))
+    if size <= job["memory_bytes"]:
+        return AutoModelForCausalLM.from_pretrained(job["model"], **options)
+    options |= {"device_map": "auto_offload", "max_memory": {"cpu": job["memory_bytes"]}}
+    with load_offloaded_model():
+        return AutoModelForCausalLM.from_pretrained(
+            job["model"], offload_folder=job["offloaded"], **options
+        )
 
 
 def recipe(job: dict[str, Any], model: PreTrainedModel) -> list[Any]:

@@ -1,5 +1,6 @@
 """How close a student is to its teacher on held-out rows of the log."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from trainer.dataset import Dataset, Ints
 from trainer.fused import each_seen
 from trainer.losses import Targets, behaviour_cloning, classes, forward_kl
-from trainer.packing import collate, epoch_batches
+from trainer.packing import Batch, collate, epoch_batches
 from trainer.student import completion_hidden
 from trainer.student_view import Seen
 
@@ -57,17 +58,40 @@ class Quality:
         return self.cross_entropy if kl is None else kl
 
 
+Ran = tuple[Batch, Tensor]  # a batch and the head's inputs, (N, D)
+RunAll = Callable[[Callable[[Ints], Ran], Sequence[Ints]], Iterator[Ran]]
+
+
 @torch.inference_mode()
-def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_tokens: int) -> Quality:
-    """Measure the student in the precision of its weights."""
+def evaluate(
+    student: PreTrainedModel,
+    dataset: Dataset,
+    rows: Ints,
+    batch_tokens: int,
+    run_all: RunAll = map,
+) -> Quality:
+    """Measure the student in the precision of its weights.
+
+    Args:
+        student: The model.
+        dataset: Rows with the teacher's distribution.
+        rows: Which of them.
+        batch_tokens: Padded tokens per forward pass.
+        run_all: What calls a function on each batch in turn, as ``map`` does; one that knows more
+            of the model may run it in another order.
+    """
+
+    def run(positions: Ints) -> Ran:
+        batch = collate(dataset, rows[positions], device)
+        return batch, completion_hidden(student, batch)
+
     student.eval()
     device = student.device
     sums = torch.zeros(7, dtype=torch.float64, device=device)
     bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
     num_exact = torch.zeros((), dtype=torch.int64, device=device)
-    for positions in epoch_batches(dataset.lengths[rows], batch_tokens, (0, 0)):
-        batch = collate(dataset, rows[positions], device)
-        hidden_ND = completion_hidden(student, batch)
+    plan = epoch_batches(dataset.lengths[rows], batch_tokens, (0, 0))
+    for positions, (batch, hidden_ND) in zip(plan, run_all(run, plan), strict=True):
         are_right: list[Tensor] = []
         for chunk in each_seen(hidden_ND, student.lm_head.weight, batch.targets):
             hits_N = chunk.best_N == chunk.targets.topk_ids_NK[:, 0]
@@ -82,22 +106,25 @@ def evaluate(student: PreTrainedModel, dataset: Dataset, rows: Ints, batch_token
         are_right_N = torch.cat(are_right)
         num_exact += sum(part_T.all() for part_T in torch.tensor_split(are_right_N, ends[:-1]))
     tokens = int(dataset.completion_ids.lengths[rows].sum())
-    num_words = int(sums[-1])
+    return _quality(sums, bins, int(num_exact) / len(rows), len(rows), tokens)
+
+
+def _quality(sums: Tensor, bins: Tensor, exact_match: float, rows: int, tokens: int) -> Quality:
+    """Means of what was summed."""
     kl, cross_entropy, overlap, teachers, students, agreement = (sums[:-1] / tokens).tolist()
     confidence_B, right_B = bins
-    exact_match = int(num_exact) / len(rows)
-    is_compared = num_words < tokens
+    is_compared = int(sums[-1]) < tokens
     return Quality(
         kl_to_teacher_nats=kl if is_compared else None,
         top1_agreement=agreement if is_compared else None,
         exact_match=exact_match,
         metric=exact_match,
-        metric_rows=len(rows),
+        metric_rows=rows,
         cross_entropy=cross_entropy,
         mass_overlap=overlap if is_compared else None,
         entropy_ratio=students / teachers if teachers else None,
         ece=float((confidence_B - right_B).abs().sum()) / tokens,
-        rows=len(rows),
+        rows=rows,
         tokens=tokens,
     )
 

@@ -43,7 +43,11 @@ def round_weights(model: PreTrainedModel) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))
 
 
+def is_emulated(model: PreTrainedModel) -> bool:
+    """Whether a model is in bfloat16 on a machine that does not compute in it."""
+    return model.dtype is torch.bfloat16 and not has_bfloat16(model.device)
+
+
 def in_fast_dtype(model: PreTrainedModel) -> PreTrainedModel:
     """Widen a model stored in bfloat16 to float32, its weights the same, if that is faster."""
-    is_slow = model.dtype is torch.bfloat16 and not has_bfloat16(model.device)
-    return model.float() if is_slow else model
+    return model.float() if is_emulated(model) else model

@@ -37,7 +37,16 @@ def open_teacher(folder: Path, device: torch.device) -> PreTrainedModel:
     Raises:
         ModelError: If the folder holds no model.
     """
-    return in_fast_dtype(_open(folder, "auto").to(device))
+    return in_fast_dtype(open_stored(folder).to(device))
+
+
+def open_stored(folder: Path) -> PreTrainedModel:
+    """Map a model as it is stored; its weights are read from their files when they are used.
+
+    Raises:
+        ModelError: If the folder holds no model.
+    """
+    return _open(folder, "auto")
 
 
 def open_student(folder: Path, teacher: Path, device: torch.device) -> PreTrainedModel:

@@ -10,9 +10,11 @@ import torch
 from capture.log import Log
 from capture.revision import tokenizer_hash
 from quant.calibration import choose_rows, heldout_mask, only_tokenizer
+from quant.compressor import batches_of
 from quant.config import QuantConfig
 from quant.making import make
 from quant.mixing import search
+from quant.paged import in_memory
 from quant.reference import Reference
 from quant.schemes import find_scheme
 from quant.screen import Screen
@@ -40,7 +42,9 @@ def compare_mixtures(
     sample = choose_rows(table.filter(~is_heldout), rows, length, config.seed).sample
     held = choose_rows(table.filter(is_heldout), HELDOUT_ROWS, length, config.seed).sample
     cpu, target = torch.device("cpu"), this_target()
-    found = search(open_teacher(model, cpu), sample, config, largest_int8(target), screen)
+    largest = largest_int8(target)
+    found = search(open_teacher(model, cpu), sample, config, largest, in_memory, screen)
+    batches = list(batches_of(sample.sequences, config.batch_tokens))
     size = {(each.group, each.format): each.size_bytes for each in found.findings}
 
     def loss(names: Mapping[str, str]) -> float:
@@ -52,7 +56,7 @@ def compare_mixtures(
             if name in found.formats
             for layer in found.groups[group]
         }
-        make(now, find_scheme("mixed", target), formats, sample, config, screen)
+        make(now, find_scheme("mixed", target), formats, batches, in_memory, screen)
         return reference.compare(now).kl_nats
 
     def arbitrary(seed: int) -> dict[str, str]:

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quant import compressor
@@ -15,8 +18,11 @@ from quant.compressor import (
 )
 from quant.errors import CompressionError
 from quant.formats import int8
+from quant.gptq import round_with_compensation
 from quant.linear import RoundedLinear
 from quant.packed import Layer
+from quant.paged import keep_in
+from trainer.grid import Rounded, round_inputs
 
 
 def make_model(*, tied: bool) -> LlamaForCausalLM:
@@ -104,3 +110,53 @@ def test_the_group_is_the_largest_that_divides_every_layer() -> None:
     with pytest.raises(CompressionError, match="has 48 input channels, which groups of 32 do not"):
         group_size(layers)
     assert group_size(layers, 16) == 16
+
+
+@torch.inference_mode()
+def compensated_whole(
+    model: LlamaForCausalLM, rows: list[Tokens], turns: list[list[str]]
+) -> dict[str, Rounded]:
+    """Run the whole model for every turn of layers, and round those by what their inputs were."""
+    done = {}
+    layers, form = linear_layers(model), int8(127)
+    for turn in turns:
+        sums = {name: torch.zeros(2 * (layers[name].in_features,)) for name in turn}
+
+        def see(name: str, inputs: Tensor, sums: dict[str, Tensor] = sums) -> None:
+            inputs_NI = round_inputs(inputs.flatten(0, 1).float())
+            sums[name].addmm_(inputs_NI.T, inputs_NI)
+
+        hooks = [
+            layers[name].register_forward_pre_hook(lambda _, given, n=name: see(n, given[0]))
+            for name in turn
+        ]
+        for row in rows:
+            model(torch.from_numpy(row)[None])
+        for hook in hooks:
+            hook.remove()
+        for name in turn:
+            weight_OI = layers[name].weight.to(model.config.dtype)
+            done[name] = round_with_compensation(weight_OI, sums[name], form.grid)
+            model.set_submodule(name, RoundedLinear(done[name], None, rounds_inputs=True))
+    return done
+
+
+@pytest.mark.parametrize("per_turn", [3, 14])
+def test_block_by_block_and_in_files_weights_are_those_of_a_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_turn: int
+) -> None:
+    rows, whole, model = sequences(5, 9, 20), make_model(tied=True), make_model(tied=True)
+    layers = linear_layers(model)
+    names = list(layers)
+    turns = [names[i : i + per_turn] for i in range(0, len(names), per_turn)]
+    turn_of = iter([{name: layers[name] for name in turn} for turn in turns])
+    monkeypatch.setattr(compressor, "_turns", lambda _layers: turn_of)
+    formats: Formats = dict.fromkeys(layers, int8(127))
+
+    made = compensate_layers(
+        model, layers, formats, batches_of(rows, 1), lambda: None, keep_in(tmp_path)
+    )
+
+    for name, expected in compensated_whole(whole, rows, turns).items():
+        assert torch.equal(made[name].weight.values_OI, expected.values_OI), name
+        assert torch.equal(made[name].weight.scale_OG, expected.scale_OG), name

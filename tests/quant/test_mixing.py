@@ -8,6 +8,7 @@ from quant.config import QuantConfig
 from quant.errors import CompressionError
 from quant.groups import fused_groups
 from quant.mixing import Sensitivity, search
+from quant.paged import in_memory
 from quant.screen import Screen
 from quant.sensitivity import AS_IT_IS
 
@@ -41,7 +42,7 @@ def searched(model: LlamaForCausalLM) -> Sensitivity:
     rng = np.random.default_rng(0)
     rows = tuple(rng.integers(0, 128, 12) for _ in range(8))
     with Screen.opened() as screen:
-        return search(model, Sample(rows, (4,) * 8), QuantConfig(), 127, screen)
+        return search(model, Sample(rows, (4,) * 8), QuantConfig(), 127, in_memory, screen)
 
 
 @pytest.fixture(scope="module")
