@@ -1,5 +1,6 @@
 """``compare.html``: the verdict, where the student is worst, and examples side by side."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ Row = Mapping[str, Any]
 
 SHOWN = 24  # slices of the plot, the worst first
 INCH_PER_SLICE = 0.21
+TITLE_LETTERS = 48  # in a line of a plot's title
 TEXT = 600  # characters shown of a text; compare.json holds all
 WORDS = {"non-inferior": COLOURS[2], "inferior": "#b3432b", "not enough data": "#8a94a4"}
 RANKED = ("rarity", "teacher's uncertainty")
@@ -97,7 +99,8 @@ def _cascade(signal: Signal, found: Row) -> str:
     """Quality over the share of prompts that the teacher answers after all."""
     points = found["points"]
     shares = [point["escalated"] for point in points]
-    axes = axes_of(f"Cascade by {SIGNALS[signal]}", "cascade minus teacher")
+    title = textwrap.fill(f"Cascade by {SIGNALS[signal]}", TITLE_LETTERS)
+    axes = axes_of(title, "cascade minus teacher")
     for key, label in (("difference", "measured"), ("low", "at least")):
         values = [point[key] for point in points]
         axes.plot(shares, values, ".-", label=label, color=COLOURS[key == "low"], markersize=4)
