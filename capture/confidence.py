@@ -4,8 +4,9 @@ One definition for who calibrates a threshold and who acts on it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+Signal = Literal["mean_logprob", "first_tokens", "distance"]
 FIRST_TOKENS = 16  # of a stream: what is looked at before its client gets any of it
 
 

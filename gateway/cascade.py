@@ -9,17 +9,16 @@ on is known before it is asked.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from capture.confidence import FIRST_TOKENS, token_logprobs
+from capture.confidence import FIRST_TOKENS, Signal, token_logprobs
 from capture.familiarity import Familiarity, prompt_text
 from capture.wire import STRANGE, is_empty
 from gateway.bounds import num_prompts
 
 Json = dict[str, Any]
-Signal = Literal["mean_logprob", "first_tokens", "distance"]
 Nats = Annotated[float, Field(le=0, allow_inf_nan=False)]
 
 # What makes an answer tell its own tokens' log-probabilities, and no others.

@@ -146,7 +146,7 @@ def redirect(exchange: Exchange, name: str, table: RouteTable) -> bool:
     teacher = _serving(name, table)
     if teacher is None:
         return False
-    exchange.capture = _capture(exchange, teacher)
+    exchange.capture, exchange.wire = _capture(exchange, teacher), None
     exchange.deployment, exchange.asked_as, exchange.cascade = teacher, name, None
     return True
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway.cascade import Signal
+from capture.confidence import Signal
 from gateway.collectors import CaptureCounts, PoolCounts, Pools
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange

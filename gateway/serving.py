@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from capture.confidence import Signal
 from capture.familiarity import Familiarity
 from capture.redaction import RedactConfig, Redactor
 from capture.writer import Spool
-from gateway.cascade import Signal
 from gateway.config import GatewayConfig
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange

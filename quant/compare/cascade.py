@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capture.confidence import FIRST_TOKENS
+from capture.confidence import FIRST_TOKENS, Signal
 from quant.compare.bootstrap import Floats, Resampled
-from quant.compare.confidence import SIGNALS, Signal
+from quant.compare.confidence import SIGNALS
 from quant.compare.findings import Document, Findings
 from quant.compare.verdict import ALPHA, Question
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
 
-from capture.confidence import FIRST_TOKENS
+from capture.confidence import FIRST_TOKENS, Signal
 
-Signal = Literal["mean_logprob", "first_tokens", "distance"]
 SIGNALS: dict[Signal, str] = {
     "mean_logprob": "the mean log-probability of a whole answer",
     "first_tokens": f"the mean log-probability of a stream's first {FIRST_TOKENS} tokens",

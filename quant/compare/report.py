@@ -7,8 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from capture.confidence import Signal
 from capture.plots import COLOURS, axes_of, svg
-from quant.compare.confidence import SIGNALS, Signal
+from quant.compare.confidence import SIGNALS
 from trainer.pages import render
 
 TEMPLATE = Path(__file__).with_name("compare.html.j2")

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 
+def write_run(path: Path, **settings: object) -> None:
+    """Write a run's file; values are strings, numbers and booleans."""
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    path.write_text("[trainer]\n" + "".join(lines), encoding="utf-8")
+
+
 def told(path: Path, *words: str) -> dict[str, Any]:
     """Run ``retort distill`` and return what it says."""
     command = [sys.executable, "-m", "gateway", "distill", *words, "-c", str(path), "--json"]

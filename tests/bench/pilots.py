@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.distilling import told
+from tests.bench.distilling import told, write_run
 from tests.bench.models import demo_teacher
 
 MEASURED = ("kl_to_teacher_nats", "metric")
@@ -53,19 +53,16 @@ def compare(steps: int, seed: int, log: Path, teacher: Path, work: Path) -> dict
     """Both of one run."""
     name = f"{steps}-{seed}"
     path = work / f"{name}.toml"
-    path.write_text(
-        f"""\
-[trainer]
-log = {json.dumps(str(log))}
-where = "role = 'incumbent'"
-teacher = {json.dumps(str(teacher))}
-out = "{name}"
-steps = {steps}
-seed = {seed}
-heldout_fraction = 0.1
-baseline = false
-""",
-        encoding="utf-8",
+    write_run(
+        path,
+        log=str(log),
+        where="role = 'incumbent'",
+        teacher=str(teacher),
+        out=name,
+        steps=steps,
+        seed=seed,
+        heldout_fraction=0.1,
+        baseline=False,
     )
     pilot = told(path, "plan", "--pilot")["pilot"]
     reached = told(path)["heldout"]

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from capture.log import Log
-from tests.bench.distilling import told
+from tests.bench.distilling import told, write_run
 from tests.bench.models import demo_teacher
 from trainer.config import CutConfig
 from trainer.dataset import COLUMNS, from_table
@@ -164,25 +164,22 @@ def train(arm: str, seed: int, log: Path, teacher: Path, work: Path, steps: int)
     chosen = ARMS[arm]
     name = f"{list(ARMS).index(arm)}-{seed}"
     path = work / f"{name}.toml"
-    path.write_text(
-        f"""\
-[trainer]
-log = {json.dumps(str(log))}
-where = "role = 'incumbent'"
-teacher = {json.dumps(str(teacher))}
-student = "{chosen.student}"
-out = "{name}"
-loss = "{chosen.loss}"
-metric = "same.py:same"
-learning_rate = 1e-3
-steps = {steps}
-seed = {seed}
-heldout_fraction = 0.1
-eval_rows = 400
-eval_every = {steps}
-baseline = false
-""",
-        encoding="utf-8",
+    write_run(
+        path,
+        log=str(log),
+        where="role = 'incumbent'",
+        teacher=str(teacher),
+        student=chosen.student,
+        out=name,
+        loss=chosen.loss,
+        metric="same.py:same",
+        learning_rate=1e-3,
+        steps=steps,
+        seed=seed,
+        heldout_fraction=0.1,
+        eval_rows=400,
+        eval_every=steps,
+        baseline=False,
     )
     metrics = told(path)
     console.print(f"{arm}, seed {seed}: {metrics['heldout']['metric']:.3f}")

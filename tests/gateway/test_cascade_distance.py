@@ -1,19 +1,25 @@
 """A route whose teacher answers prompts that are unlike what its student was trained on."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from capture.account import read_counts
+from capture.config import CaptureConfig
 from capture.errors import ConfigError
 from capture.familiarity import Familiarity
+from capture.rows import encode_logits
+from capture.writer import Spool
 from gateway.cascade import CascadeConfig
 from gateway.config import GatewayConfig
 from gateway.reload import Settings
 from gateway.routing import RouteTable
+from gateway.wiring import Wire
 from tests.gateway.test_cascade import CHAT, SURE, Both, cascade
-from tests.gateway.test_relay import chat
+from tests.gateway.test_relay import LIMITS, chat
 
 NEAR, FAR = "where is my order", "Wherefore art thou"
 TRAINING = Familiarity.of([NEAR] * 9)
@@ -63,6 +69,22 @@ async def test_a_far_prompt_stays_with_the_student_if_nobody_else_is_there(tmp_p
 
     assert answer.headers["x-retort-deployment"] == "teacher"  # the stand's name for its engine
     assert both.outcomes == ["unavailable"]
+
+
+async def test_a_teacher_is_not_recorded_as_its_students_route_says(tmp_path: Path) -> None:
+    async with by_distance(tmp_path) as both:
+        serving = both.stand.serving
+        spool = Spool(tmp_path / "wire", "logits", encode_logits, limits=LIMITS)
+        serving.wire = Wire(spool, CaptureConfig(), {})
+        serving.config.routes["support"] = serving.config.routes["support"].model_copy(
+            update={"capture": "wire"}
+        )
+        await both.client.post(CHAT, json=chat(FAR))
+        await asyncio.to_thread(spool.close)
+
+    assert "logprobs" not in both.teacher.bodies[0]
+    counts = read_counts(tmp_path / "wire").values()
+    assert sum(each.started for each in counts) == 0
 
 
 def test_what_has_no_words_is_not_weighed() -> None:
