@@ -5,9 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from hypothesis import given
@@ -118,6 +120,16 @@ def test_an_empty_database_may_be_opened_by_many_at_once(url: str) -> None:
     assert stores[1].load("r1").rollout == new()
     for opened in stores:
         opened.close()
+
+
+@IN_SQLITE
+def test_a_file_being_written_by_another_is_waited_for(url: str) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")  # its log is not ahead yet: SQLite says "locked" at once
+        release = Timer(0.5, other.rollback)
+        release.start()
+        StateStore(url).close()
+        release.join()
 
 
 def test_a_route_has_one_rollout_under_way_at_most(store: StateStore) -> None:
