@@ -1,5 +1,6 @@
 """The parts of the benchmark that decide what its figures mean."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.bench.distill import trl
 from tests.bench.distill.__main__ import gap_closed, in_equal_seconds, prompts_ratio
-from tests.bench.distill.arms import cut_to, some, with_everything
+from tests.bench.distill.arms import cut_to, draw_fewer, some, with_everything
 from tests.bench.distill.jobs import Place, by_prompt
 from tests.bench.distill.wide import widen
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
-from trainer.dataset import Dataset, from_table
+from trainer.dataset import Dataset, Ragged, from_table
 from trainer.evaluation import evaluate
 
 
@@ -69,6 +70,17 @@ def test_some_answers_are_whole_answers(whole: Dataset) -> None:
         assert np.array_equal(part.completion_ids.row(place), whole.completion_ids.row(row))
         assert np.array_equal(part.topk_logprobs.row(place), whole.topk_logprobs.row(row))
     assert sorted(by_prompt(whole)) == list(range(8))
+
+
+def test_fewer_draws_are_the_first_at_each_position(whole: Dataset) -> None:
+    positions = len(whole.completion_ids.values)
+    values, starts = np.arange(3 * positions, dtype=np.int32), 3 * whole.completion_ids.offsets
+
+    fewer = draw_fewer(replace(whole, tail_draws=Ragged(values, starts)), 2)
+
+    first = 3 * whole.completion_ids.offsets[5]
+    assert fewer.tail_draws.row(5)[:4].tolist() == [first, first + 1, first + 3, first + 4]
+    assert fewer.tail_draws.lengths.tolist() == (2 * whole.completion_ids.lengths).tolist()
 
 
 def rows(seconds: float = 10.0, equal: str = "steps", **kls: float) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from capture.revision import tokenizer_hash
 from gateway.demo.prompts import Prompt, load_prompts
 from tests.bench.distill.arms import ARMS, some
 from tests.bench.distill.harvest import Kept, harvest
-from tests.bench.distill.jobs import CPU, Job, Place, by_prompt, run
+from tests.bench.distill.jobs import CPU, Job, Place, Row, by_prompt, run
 from tests.bench.distill.trl import beside_trl
 from tests.bench.models import demo_teacher
 from trainer.config import CutConfig
@@ -43,7 +44,7 @@ from trainer.student import open_teacher
 
 SIZES = (250, 500, 1000, 2000)
 COMPARED = ("bc", "bucket_adaptive")  # at every number of prompts
-CLOSING = ("bucket_k16", "draws_k16", "renorm_k12")  # whose share of the gap is told
+CLOSING = ("bucket_k16", "draws4_k16", "draws_k16", "renorm_k12")  # whose share of the gap is told
 SEEDS = {False: 1, True: 3}  # of a full run
 NUM_HELDOUT = 400
 console = Console(stderr=True)
@@ -112,7 +113,7 @@ def chosen_prompts(data: Path, number: int | None, seed: int) -> tuple[list[Prom
 
 def prepare(place: Place, traffic: list[Prompt], test: list[Prompt], bar: Progress) -> None:
     """Capture both logs, tell held-out answers from the rest, and cut the student."""
-    kinds = {"top64": Kept(64, 0), "draws16": Kept(16, 4)}
+    kinds = {"top64": Kept(64, 0), "draws16": Kept(16, 16)}
     with ThreadPoolExecutor(len(kinds)) as pool:
         harvests = {
             name: pool.submit(
@@ -275,22 +276,10 @@ def progress() -> Progress:
 
 def show(document: dict[str, object], rows: Rows) -> None:
     """Print what was written."""
-    names = (
-        "arm",
-        "loss",
-        "k",
-        "prompts",
-        "seed",
-        "equal",
-        "steps",
-        "seconds",
-        "kl_nats",
-        "metric",
-        "ece",
-    )
-    table = Table(*names, "gradient_cosine")
+    names = [field.name for field in fields(Row) if field.name != "task"]
+    table = Table(*names)
     for row in rows:
-        cells = [row[name] for name in (*names, "gradient_cosine")]
+        cells = [row[name] for name in names]
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
     out = Console(file=sys.stdout, width=140)
     out.print(table)

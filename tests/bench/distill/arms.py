@@ -26,11 +26,13 @@ class Arm:
         loss: As configured.
         k: Entries it is given: a number, ``adaptive``, ``all``, or ``none``.
         data: Which rows: those with 64 entries, with 16 and draws, or with every token's.
+        draws: Ids from the tail that it is given.
     """
 
     loss: LossName
     k: str
     data: str
+    draws: int = 0
 
 
 ARMS: Mapping[str, Arm] = {
@@ -41,7 +43,8 @@ ARMS: Mapping[str, Arm] = {
     "bucket_k16": Arm("forward_kl", "16", "top64"),
     "bucket_k32": Arm("forward_kl", "32", "top64"),
     "bucket_adaptive": Arm("forward_kl", "adaptive", "top64"),
-    "draws_k16": Arm("forward_kl_draws", "16", "draws16"),
+    "draws4_k16": Arm("forward_kl_draws", "16", "draws16", 4),
+    "draws_k16": Arm("forward_kl_draws", "16", "draws16", 16),
     "full": Arm("forward_kl", "all", "full"),
 }
 
@@ -62,6 +65,14 @@ def cut_to(dataset: Dataset, k: str) -> Dataset:
     else:
         size_N = np.full(len(logprobs_NK), min(int(k), width))
     return keep(dataset, (np.arange(width) < size_N[:, None]).ravel())
+
+
+def draw_fewer(dataset: Dataset, number: int) -> Dataset:
+    """Keep the first of the ids drawn at each position; each was drawn by itself."""
+    positions = len(dataset.completion_ids.values)
+    draws_ND = dataset.tail_draws.values.reshape(positions, -1)[:, :number]
+    starts = dataset.completion_ids.offsets * draws_ND.shape[1]
+    return replace(dataset, tail_draws=Ragged(draws_ND.ravel(), starts))
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.bench.distill.arms import ARMS, cut_to, some, with_everything
+from tests.bench.distill.arms import ARMS, cut_to, draw_fewer, some, with_everything
 from trainer.dataset import Dataset, Ints, from_table
 from trainer.evaluation import evaluate
 from trainer.fused import fused_loss
@@ -134,7 +134,8 @@ def given(place: Place, name: str, prompts: int) -> Dataset:
     if arm.data == "full":
         return whole(place, prompts)
     dataset = place.rows(arm.data)
-    return cut_to(some(dataset, by_prompt(dataset)[:prompts]), arm.k)
+    chosen = some(dataset, by_prompt(dataset)[:prompts])
+    return cut_to(draw_fewer(chosen, arm.draws), arm.k)
 
 
 @cache
