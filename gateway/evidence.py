@@ -23,6 +23,7 @@ class Outcome:
         role: Who answered.
         ttft_seconds: From when its engine was asked to its first byte; None if it tells nothing.
         duration_seconds: The same to its last byte.
+        is_spaced: Whether it stands for its moment, as with a pair.
     """
 
     failed: bool
@@ -30,6 +31,7 @@ class Outcome:
     role: Literal["incumbent", "candidate"]
     ttft_seconds: float | None = None
     duration_seconds: float | None = None
+    is_spaced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,17 @@ class Count:
 class Evidence:
     """Counts over the pairs and outcomes of one stage; a value, so adding gives a new one.
 
+    Requests of one moment share its fate: an engine that stalls, or a busy machine, makes all of
+    them slow. So times are counted twice, of all and of those that stand for their moment.
+
     Attributes:
         failed: Pairs that the candidate failed, of all pairs.
         agreed: Pairs that agree, of those that were not sampled; a failed one does not.
         valid: Pairs with a valid candidate, of those with a valid incumbent.
         ttft_ratios: Pairs by latency ratio, in steps of ``2 ** (1 / RATIO_STEPS)``.
         duration_ratios: The same of the whole answer.
+        spaced_ttft_ratios: As ``ttft_ratios``, of the pairs that stand for their moment.
+        spaced_duration_ratios: As ``duration_ratios``, of the same.
         slices: ``agreed`` by slice, at most ``MAX_SLICES`` of them; later ones count as "other".
         candidate_failed: Clients' requests that the candidate failed, of those it was given.
         candidate_valid: Its valid answers, of the same.
@@ -65,6 +72,8 @@ class Evidence:
         incumbent_valid: As for the candidate.
         candidate_ttfts: Its whole answers by time to the first byte, in the same steps of a second.
         candidate_durations: The same of the last byte.
+        spaced_candidate_ttfts: As ``candidate_ttfts``, of the answers that stand for their moment.
+        spaced_candidate_durations: As ``candidate_durations``, of the same.
         incumbent_ttfts: As for the candidate.
         incumbent_durations: As for the candidate.
     """
@@ -74,6 +83,8 @@ class Evidence:
     valid: Count = Count()
     ttft_ratios: Mapping[int, int] = field(default_factory=dict)
     duration_ratios: Mapping[int, int] = field(default_factory=dict)
+    spaced_ttft_ratios: Mapping[int, int] = field(default_factory=dict)
+    spaced_duration_ratios: Mapping[int, int] = field(default_factory=dict)
     slices: Mapping[str, Count] = field(default_factory=dict)
     candidate_failed: Count = Count()
     candidate_valid: Count = Count()
@@ -81,6 +92,8 @@ class Evidence:
     incumbent_valid: Count = Count()
     candidate_ttfts: Mapping[int, int] = field(default_factory=dict)
     candidate_durations: Mapping[int, int] = field(default_factory=dict)
+    spaced_candidate_ttfts: Mapping[int, int] = field(default_factory=dict)
+    spaced_candidate_durations: Mapping[int, int] = field(default_factory=dict)
     incumbent_ttfts: Mapping[int, int] = field(default_factory=dict)
     incumbent_durations: Mapping[int, int] = field(default_factory=dict)
 
@@ -90,12 +103,16 @@ class Evidence:
         if pair.agrees is not None:
             agreed = Count(int(pair.agrees and not pair.candidate_failed), 1)
         valid = Count(int(pair.candidate_valid and not pair.candidate_failed), 1)
+        ttfts = _one_step(None if pair.candidate_failed else pair.ttft_ratio)
+        durations = _one_step(None if pair.candidate_failed else pair.duration_ratio)
         return self + Evidence(
             failed=Count(int(pair.candidate_failed), 1),
             agreed=agreed,
             valid=valid if pair.incumbent_valid else Count(),
-            ttft_ratios=_one_step(None if pair.candidate_failed else pair.ttft_ratio),
-            duration_ratios=_one_step(None if pair.candidate_failed else pair.duration_ratio),
+            ttft_ratios=ttfts,
+            duration_ratios=durations,
+            spaced_ttft_ratios=ttfts if pair.is_spaced else {},
+            spaced_duration_ratios=durations if pair.is_spaced else {},
             slices={pair.slice: agreed} if agreed.trials else {},
         )
 
@@ -111,6 +128,8 @@ class Evidence:
                 candidate_valid=valid,
                 candidate_ttfts=ttfts,
                 candidate_durations=durations,
+                spaced_candidate_ttfts=ttfts if outcome.is_spaced else {},
+                spaced_candidate_durations=durations if outcome.is_spaced else {},
             )
         return self + Evidence(
             incumbent_failed=failed,
@@ -126,6 +145,10 @@ class Evidence:
             valid=self.valid + other.valid,
             ttft_ratios=_sum_steps(self.ttft_ratios, other.ttft_ratios),
             duration_ratios=_sum_steps(self.duration_ratios, other.duration_ratios),
+            spaced_ttft_ratios=_sum_steps(self.spaced_ttft_ratios, other.spaced_ttft_ratios),
+            spaced_duration_ratios=_sum_steps(
+                self.spaced_duration_ratios, other.spaced_duration_ratios
+            ),
             slices=_sum_slices(self.slices, other.slices),
             candidate_failed=self.candidate_failed + other.candidate_failed,
             candidate_valid=self.candidate_valid + other.candidate_valid,
@@ -133,6 +156,12 @@ class Evidence:
             incumbent_valid=self.incumbent_valid + other.incumbent_valid,
             candidate_ttfts=_sum_steps(self.candidate_ttfts, other.candidate_ttfts),
             candidate_durations=_sum_steps(self.candidate_durations, other.candidate_durations),
+            spaced_candidate_ttfts=_sum_steps(
+                self.spaced_candidate_ttfts, other.spaced_candidate_ttfts
+            ),
+            spaced_candidate_durations=_sum_steps(
+                self.spaced_candidate_durations, other.spaced_candidate_durations
+            ),
             incumbent_ttfts=_sum_steps(self.incumbent_ttfts, other.incumbent_ttfts),
             incumbent_durations=_sum_steps(self.incumbent_durations, other.incumbent_durations),
         )

@@ -87,7 +87,7 @@ class Reason:
             share provably is at worst, or at best.
         threshold: What the share is held against.
         limit: Whether the share must stay above the threshold or below it.
-        sample: Requests counted.
+        sample: Requests counted; of a breached latency guard, those that stand for their moment.
         slice: The slice, None for all traffic.
     """
 
@@ -157,6 +157,7 @@ class _Check:
     threshold: float
     rule: _Rule
     slice: str | None = None
+    proof: Count | None = None  # counts that it is breached by, if others than it passes by
 
 
 def judge(stage: Stage, evidence: Evidence, guards: Guards, num_stages: int) -> Verdict:
@@ -171,6 +172,8 @@ def judge(stage: Stage, evidence: Evidence, guards: Guards, num_stages: int) -> 
     *Advance*: nothing is breached and the stage's guards pass. In shadow, error rate and agreement
     pass by proof: ``min_pairs`` are there and the bound on the bad side clears the threshold. All
     must pass, so each may err by ``1 - confidence`` without correction.
+    Times of one moment share its fate, and bounds hold for what is independent, so a latency guard
+    is breached by the times that stand for their moment alone; it passes by all of them.
     Guards on a part of the traffic (slices, format, latency) pass by the observed share, since a
     part can be too small to prove anything; those below ``slice_min_sample`` are listed as
     ``too_few`` and do not hold the stage up. In canary, where proof at a small share would take
@@ -217,12 +220,13 @@ def _pair_checks(
     yield _Check("error_rate", evidence.failed, "ceiling", guards.error_rate_max, whole)
     yield _Check("agreement", evidence.agreed, "floor", guards.agreement_min, whole)
     yield _Check("format_validity", evidence.valid, "floor", guards.format_validity_min, part)
-    for name, limit, ratios in (
-        ("slow_ttft", guards.ttft_ratio_max, evidence.ttft_ratios),
-        ("slow_duration", guards.duration_ratio_max, evidence.duration_ratios),
+    spaced_ttfts, spaced_durations = evidence.spaced_ttft_ratios, evidence.spaced_duration_ratios
+    for name, limit, ratios, spaced in (
+        ("slow_ttft", guards.ttft_ratio_max, evidence.ttft_ratios, spaced_ttfts),
+        ("slow_duration", guards.duration_ratio_max, evidence.duration_ratios, spaced_durations),
     ):
-        slow = slower_than(limit, ratios)
-        yield _Check(name, slow, "ceiling", guards.slow_share_max, part)
+        slow, proof = slower_than(limit, ratios), slower_than(limit, spaced)
+        yield _Check(name, slow, "ceiling", guards.slow_share_max, part, proof=proof)
     narrow = replace(part, min_breach_sample=few, breach_alpha=breach_alpha / MAX_SLICES)
     least = guards.worst_slice_agreement_min
     for name, count in evidence.slices.items():
@@ -255,37 +259,33 @@ def _canary_checks(
 
 def _watch_checks(seen: Evidence, guards: Guards, rule: _Rule) -> Iterator[_Check]:
     """Guards on how long answers take, against the incumbent's median before it was replaced."""
-    ttft = (guards.ttft_ratio_max, seen.candidate_ttfts, seen.incumbent_ttfts)
-    duration = (guards.duration_ratio_max, seen.candidate_durations, seen.incumbent_durations)
-    for name, times in (("canary_slow_ttft", ttft), ("canary_slow_duration", duration)):
-        yield _Check(name, slower_than_before(*times), "ceiling", guards.slow_share_max, rule)
+    ttfts = (seen.candidate_ttfts, seen.spaced_candidate_ttfts)
+    durations = (seen.candidate_durations, seen.spaced_candidate_durations)
+    for name, limit, times, before in (
+        ("canary_slow_ttft", guards.ttft_ratio_max, ttfts, seen.incumbent_ttfts),
+        ("canary_slow_duration", guards.duration_ratio_max, durations, seen.incumbent_durations),
+    ):
+        slow, proof = (slower_than_before(limit, after, before) for after in times)
+        yield _Check(name, slow, "ceiling", guards.slow_share_max, rule, proof=proof)
 
 
 def _weigh(check: _Check) -> Reason:
     """Hold one guard's counts against its threshold."""
-    count, rule, share = check.count, check.rule, check.count.share
+    count, proof, rule = check.count, check.proof or check.count, check.rule
     sign = -1 if check.limit == "ceiling" else 1
     worst = _bounds(count, rule.alpha)[check.limit == "ceiling"]
-    best = _bounds(count, rule.breach_alpha)[check.limit == "floor"]
+    best = _bounds(proof, rule.breach_alpha)[check.limit == "floor"]
     least = sign * check.threshold
     finding: Finding = "open"
-    if count.trials >= rule.min_breach_sample and sign * best < least:
-        finding = "breached"
-    elif share is None or count.trials < rule.min_sample:
+    if proof.trials >= rule.min_breach_sample and sign * best < least:
+        finding, count = "breached", proof
+    elif count.share is None or count.trials < rule.min_sample:
         finding = "too_few"
-    elif sign * (worst if rule.need == "proof" else share) >= least:
+    elif sign * (worst if rule.need == "proof" else count.share) >= least:
         finding = "passed"
     bound = best if finding == "breached" else worst
-    return Reason(
-        guard=check.guard,
-        finding=finding,
-        observed=share,
-        bound=bound,
-        threshold=check.threshold,
-        limit=check.limit,
-        sample=count.trials,
-        slice=check.slice,
-    )
+    seen = (count.share, bound, check.threshold, check.limit, count.trials)
+    return Reason(check.guard, finding, *seen, check.slice)
 
 
 def _bounds(count: Count, alpha: float) -> tuple[float, float]:

@@ -43,6 +43,7 @@ class Pair:
             shorter than ``UNFELT_SECONDS`` counts as that.
         duration_ratio: The same of the last byte.
         slice: Kind of request, of a bounded set.
+        is_spaced: Whether it stands for its moment: one pair a second or so does.
     """
 
     agrees: bool | None
@@ -52,6 +53,7 @@ class Pair:
     ttft_ratio: float | None = None
     duration_ratio: float | None = None
     slice: str = OTHER
+    is_spaced: bool = True
 
     @property
     def outcome(self) -> Literal["failed", "sampled", "agrees", "differs"]:

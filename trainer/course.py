@@ -6,7 +6,6 @@ Held-out prompts are of two kinds, so that nothing is measured on what it was ch
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from trainer.dataset import Dataset, Ints, lot
 from trainer.evaluation import Quality
+from trainer.noise import Mean
 from trainer.student import give, weights_of
 
 POINTS, BEST = "points.json", "best.safetensors"
@@ -45,32 +45,23 @@ Choice = Callable[[Sequence[Point]], Point]
 def by_metric(points: Sequence[Point]) -> Point:
     """The best by the task's metric; what lies within its noise is decided by nearness.
 
-    A metric of a few hundred answers moves by chance from look to look, KL far less. So points
-    whose metric is less than a standard error below the highest so far count as equally good, and
-    of those the one nearest to the teacher is kept.
-
-    Source:
-        The one-standard-error rule: Breiman et al. 1984, Classification and Regression Trees.
+    A metric of a few hundred answers moves by chance from look to look, KL far less, and the
+    highest of ten looks is the luckiest one too. So points whose metric is not surely below the
+    highest so far count as equally good, and of those the one nearest to the teacher is kept.
     """
-    best = points[0]
-    highest = best.quality.metric
+    best = highest = points[0]
     for point in points[1:]:
-        highest = max(highest, point.quality.metric)
-        enough = highest - _standard_error(highest, point.quality.metric_rows)
+        highest = max(highest, point, key=lambda one: one.quality.metric)
+        most = _metric(highest)
+        is_good = not _metric(point).is_surely_below(most)
         is_nearer = point.quality.distance_nats < best.quality.distance_nats
-        if best.quality.metric < enough or (point.quality.metric >= enough and is_nearer):
+        if _metric(best).is_surely_below(most) or (is_good and is_nearer):
             best = point
     return best
 
 
-def _standard_error(mean: float, rows: int) -> float:
-    """Of a mean of numbers from 0 to 1; two more of either kind keep it from being 0.
-
-    Source:
-        Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550.
-    """
-    share = (mean * rows + 2) / (rows + 4)
-    return sqrt(share * (1 - share) / rows)
+def _metric(point: Point) -> Mean:
+    return Mean(point.quality.metric, point.quality.metric_rows)
 
 
 class Course:

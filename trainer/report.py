@@ -1,15 +1,14 @@
 """``report.html``: how a run went, in curves, and whether the teacher's distribution helped."""
 
 from collections.abc import Mapping
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from trainer.noise import Mean
 from trainer.pages import render
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 Document = Mapping[str, Any]
-SURE = 2.0  # standard errors
 
 
 def write_report(metrics: Document, path: Path) -> None:
@@ -42,15 +41,15 @@ def verdict(metrics: Document) -> str:
     ours, theirs = metrics["heldout"], metrics["baseline"]["heldout"]
     (what, our_distance), (_, their_distance) = (_distance(side) for side in (ours, theirs))
     nearer = their_distance - our_distance
-    better = ours["metric"] - theirs["metric"]
-    error = sqrt(sum(_variance(side["metric"], side["metric_rows"]) for side in (ours, theirs)))
-    is_sure = abs(better) > SURE * error
+    our_mean, their_mean = (Mean(side["metric"], side["metric_rows"]) for side in (ours, theirs))
+    is_better = their_mean.is_surely_below(our_mean)
+    is_sure = is_better or our_mean.is_surely_below(their_mean)
     figures = (
         f"{what} {our_distance:.4f} nats against {their_distance:.4f}, "
         f"{name_of(metrics['metric'])} {ours['metric']:.1%} against "
         f"{theirs['metric']:.1%} of {ours['metric_rows']}"
     )
-    if nearer > 0 and is_sure and better > 0:
+    if nearer > 0 and is_better:
         return f"The teacher's distribution helped: {figures}, after as many seconds."
     if nearer > 0 and not is_sure:
         return (
@@ -101,8 +100,3 @@ def _refinement(metrics: Document) -> str:
         f"{before['kl_to_teacher_nats']:.4f} to {after['kl_to_teacher_nats']:.4f} nats."
     )
     return words if metrics["stopped"] is None else f"{words} The run {metrics['stopped']}."
-
-
-def _variance(share: float, rows: int) -> float:
-    """Of a mean of numbers from 0 to 1, at most."""
-    return share * (1 - share) / rows

@@ -1,6 +1,7 @@
 """Verdicts: what rolls back, what goes on, what waits, and that more of the same never flips."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -36,12 +37,14 @@ def shadow(
     slices: dict[str, Count] | None = None,
     slow: int = 0,
 ) -> Evidence:
-    """A stage of mirrored requests; ``slow`` of them took four times as long."""
+    """A stage of mirrored requests, each of its own moment; ``slow`` took four times as long."""
+    times = {16: slow, 0: pairs - slow}
     return Evidence(
         failed=Count(failed, pairs),
         agreed=Count(agreed, pairs),
         valid=valid,
-        ttft_ratios={16: slow, 0: pairs - slow},
+        ttft_ratios=times,
+        spaced_ttft_ratios=times,
         slices=slices or {},
     )
 
@@ -182,6 +185,17 @@ def test_a_slow_candidate_is_rolled_back_and_a_mostly_fast_one_is_not() -> None:
     assert [b.guard for b in judged("shadow", shadow(slow=140), GUARDS).breaches] == ["slow_ttft"]
 
 
+def test_slow_moments_end_a_rollout_and_a_slow_crowd_holds_it_up() -> None:
+    slow = shadow(slow=190)
+    crowd = judged("shadow", replace(slow, spaced_ttft_ratios={16: 2}), GUARDS)
+    moments = judged("shadow", replace(slow, spaced_ttft_ratios={16: 29, 0: 1}), GUARDS)
+
+    assert crowd.action == "wait"
+    assert finding(crowd, "slow_ttft") == "open"
+    (breach,) = moments.breaches
+    assert (breach.guard, breach.sample) == ("slow_ttft", 30)
+
+
 def test_a_canary_step_ends_after_enough_good_answers() -> None:
     assert judged("canary", canary(0, 49, 49), GUARDS).action == "wait"
     assert judged("canary", canary(0, 50, 50), GUARDS).action == "advance"
@@ -213,11 +227,13 @@ def test_one_that_takes_longer_than_the_incumbent_took_is_rolled_back() -> None:
     seen = before + canary(0, 400, 400)
     whole = Evidence(candidate_durations={0: 400})
     slow = seen + whole + Evidence(candidate_ttfts={4: 10, 12: 390})
+    proven = slow + Evidence(spaced_candidate_ttfts={4: 1, 12: 29})
     fast = seen + whole + Evidence(candidate_ttfts={4: 390, 12: 10})
     untimed = seen + Evidence(candidate_ttfts={4: 29}, candidate_durations={0: 29})
     unknown = canary(0, 400, 400) + Evidence(candidate_ttfts={12: 400})
 
-    assert [b.guard for b in judged("watch", slow, GUARDS).breaches] == ["canary_slow_ttft"]
+    assert [b.guard for b in judged("watch", proven, GUARDS).breaches] == ["canary_slow_ttft"]
+    assert judged("watch", slow, GUARDS).action == "wait"
     assert judged("watch", fast, GUARDS).action == "advance"
     assert judged("watch", untimed, GUARDS).action == "wait"
     assert judged("watch", unknown, GUARDS).action == "advance"

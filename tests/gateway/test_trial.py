@@ -17,7 +17,7 @@ from gateway.evidence import Count
 from gateway.exchange import Exchange, Request
 from gateway.pool import Pool
 from gateway.rollout import Rollout, begin_watch, promote, roll_back
-from gateway.routing import Deployment, Route
+from gateway.routing import Deployment, Role, Route
 from gateway.state import StateStore
 from gateway.trial import Trial
 from tests.gateway.test_mirror import mirrored
@@ -30,8 +30,12 @@ CONFIG = RouteConfig.model_validate(
         "guards": {"min_canary": 20, "error_rate_max": 0.3},
     }
 )
+MIRRORING = CONFIG.model_copy(
+    update={"rollout": CONFIG.rollout.model_copy(update={"mirror_share": 1.0})}
+)
+SHADOW = Rollout("r1", "support", "b", "student", (0.5,), NOW)
 REPLACING = Rollout("r1", "support", "b", "student", (), NOW, "replacing")
-CANARY = promote(Rollout("r1", "support", "b", "student", (0.5,), NOW), NOW)
+CANARY = promote(SHADOW, NOW)
 
 
 @dataclass
@@ -41,23 +45,26 @@ class Side:
     trial: Trial
     routes: list[Route]
 
-    def answer(self, number: int) -> None:
-        """The candidate answers so many clients."""
-        body: dict[str, object] = {"model": "support", "temperature": 0}
+    def answer(self, number: int, role: Role = "candidate") -> None:
+        """The candidate, or the incumbent, answers so many clients."""
+        by = self.trial.candidate if role == "candidate" else self.trial.incumbent
+        messages = [{"role": "user", "content": "hello"}]
+        body: dict[str, object] = {"model": "support", "messages": messages, "temperature": 0}
         for _ in range(number):
             request = Request(
                 *("/v1/chat/completions", "support", orjson.dumps(body), body),
                 stream=False,
                 conversation="c",
             )
-            exchange = Exchange("x", request, self.trial.candidate, "candidate", http_status=200)
+            exchange = Exchange("x", request, by, role, http_status=200)
+            exchange.asked = exchange.started
             exchange.take(b'{"choices": [{"index": 0, "message": {"content": "yes"}}]}')
             self.trial.observe(exchange)
 
 
 @asynccontextmanager
 async def sides(
-    folder: Path, number: int = 2, rollout: Rollout = CANARY
+    folder: Path, number: int = 2, rollout: Rollout = CANARY, config: RouteConfig = CONFIG
 ) -> AsyncIterator[list[Side]]:
     url = f"sqlite:///{folder / 'state.db'}"
     store = StateStore(url)
@@ -69,7 +76,7 @@ async def sides(
         made = []
         for _ in range(number):
             routes: list[Route] = []
-            args = (store.load("r1"), (incumbent, candidate), StateStore(url), CONFIG)
+            args = (store.load("r1"), (incumbent, candidate), StateStore(url), config)
             made.append(Side(Trial(*args, routes.append, m.mirror), routes))
         yield made
 
@@ -86,6 +93,30 @@ async def test_what_each_has_seen_is_added_up(tmp_path: Path) -> None:
 
     assert a.trial.rollout.evidence.candidate_failed == Count(0, 19)
     assert b.trial.rollout.evidence.candidate_failed == Count(0, 22)
+
+
+async def test_of_a_crowd_one_pair_stands_for_its_moment(tmp_path: Path) -> None:
+    async with sides(tmp_path, 1, SHADOW, MIRRORING) as (a,):
+        a.answer(10, "incumbent")
+        async with asyncio.timeout(20):
+            while a.trial.rollout.evidence.failed.trials < 10:  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0.01)
+        seen = a.trial.rollout.evidence
+
+    assert sum(seen.ttft_ratios.values()) == sum(seen.duration_ratios.values()) == 10
+    assert sum(seen.spaced_ttft_ratios.values()) == sum(seen.spaced_duration_ratios.values()) == 1
+
+
+async def test_where_one_replaces_the_other_one_answer_stands_for_its_moment(
+    tmp_path: Path,
+) -> None:
+    async with sides(tmp_path, 1, begin_watch(REPLACING, NOW, "")) as (a,):
+        a.answer(10)
+        seen = a.trial.rollout.evidence
+
+    assert sum(seen.candidate_ttfts.values()) == sum(seen.candidate_durations.values()) == 10
+    assert sum(seen.spaced_candidate_ttfts.values()) == 1
+    assert sum(seen.spaced_candidate_durations.values()) == 1
 
 
 async def test_the_one_that_has_enough_moves_and_the_other_follows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
-GREEDY = {"max_tokens": 24, "temperature": 0}
+GREEDY = {"max_tokens": 128, "temperature": 0}  # long enough to be broken off
 ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}], **GREEDY}),
     ("/v1/completions", {"prompt": "hello", **GREEDY}),

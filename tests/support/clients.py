@@ -9,6 +9,7 @@ import httpx
 
 CHAT = "/v1/chat/completions"
 FIRST_SECONDS = 0.2
+LASTS = 3  # answers in a row
 
 
 @dataclass
@@ -27,9 +28,15 @@ class Load:
 
     @property
     def deployments(self) -> list[str]:
-        """Who answered, each once, in order of appearance; for other changes, again."""
-        names = [name for _, name, _ in self.answers]
-        return [name for name, before in zip(names, ["", *names], strict=False) if name != before]
+        """Who answered, each once, in order of appearance; for other changes, again.
+
+        Requests that are asked close together overtake each other, so a change is what lasts.
+        """
+        names, found = [name for _, name, _ in self.answers], [""]
+        for place, name in enumerate(names):
+            if name != found[-1] and set(names[place : place + LASTS]) == {name}:
+                found.append(name)
+        return found[1:]
 
     @property
     def longest_seconds(self) -> float:

@@ -17,15 +17,22 @@ from gateway.guards import Finding, Guards, Stage, judge
 
 Ints = npt.NDArray[np.int32]
 SLOW_STEP = 16  # a ratio of 4
+
+
+def times(fast: int, number: int) -> dict[int, int]:
+    """So many pairs, each of a moment of its own."""
+    return {SLOW_STEP: number - fast, 0: fast}
+
+
 EVIDENCE: dict[str, Callable[[int, int], Evidence]] = {
     "error_rate": lambda good, n: Evidence(failed=Count(n - good, n)),
     "agreement": lambda good, n: Evidence(agreed=Count(good, n), failed=Count(0, n)),
     "format_validity": lambda good, n: Evidence(valid=Count(good, n), failed=Count(0, n)),
     "slow_ttft": lambda good, n: Evidence(
-        ttft_ratios={SLOW_STEP: n - good, 0: good}, failed=Count(0, n)
+        ttft_ratios=times(good, n), spaced_ttft_ratios=times(good, n), failed=Count(0, n)
     ),
     "slow_duration": lambda good, n: Evidence(
-        duration_ratios={SLOW_STEP: n - good, 0: good}, failed=Count(0, n)
+        duration_ratios=times(good, n), spaced_duration_ratios=times(good, n), failed=Count(0, n)
     ),
     "slice_agreement": lambda good, n: Evidence(slices={"a": Count(good, n)}, failed=Count(0, n)),
     "canary_error_rate": lambda good, n: Evidence(candidate_failed=Count(n - good, n)),
