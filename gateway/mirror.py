@@ -9,14 +9,15 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from capture.writer import Spool
 from gateway.body import forwarded_body
 from gateway.errors import GatewayError, NotReadyError
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
+from gateway.moments import Moments
 from gateway.pair import Pair
 from gateway.routing import Deployment
 from gateway.scorer import Scorer
@@ -25,11 +26,17 @@ from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-OnPair = Callable[[Exchange, Exchange], Pair]
 CONNECT_SECONDS = 5.0
 JSON_HEADERS = {"content-type": "application/json"}
 SHORT_ANSWER_BYTES = 1024 * 1024  # is never too long
 LONGER = 8  # times the incumbent's answer, beyond that
+
+
+class OnPair(Protocol):
+    """Compares an exchange with its shadow, which may have failed."""
+
+    def __call__(self, incumbent: Exchange, shadow: Exchange, *, is_spaced: bool) -> Pair:
+        """Compare; ``is_spaced`` says whether it stands for the moment in which it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +78,12 @@ class Mirror:
         self._turns = Turns() if scorer is None else scorer.turns
         self._queue: asyncio.Queue[tuple[Exchange, OnPair]] = asyncio.Queue()
         self._waiting_bytes = 0
+        self._moments = Moments()
         self._upstream = Upstream.create()
         self._workers = [asyncio.create_task(self._work()) for _ in range(limits.concurrency)]
 
     def offer(self, incumbent: Exchange, on_pair: OnPair) -> None:
-        """Queue a copy of an ended exchange, or skip it when there is no room.
-
-        ``on_pair`` gets the exchange and its shadow, failed or not, and compares them.
-        """
+        """Queue a copy of an ended exchange, or skip it when there is no room."""
         is_full = self._waiting_bytes + incumbent.num_bytes > self._limits.queue_bytes
         if is_full or self._spool.is_filling:
             self._metrics.mirrored.labels(incumbent.request.route, "skipped").inc()
@@ -103,10 +108,12 @@ class Mirror:
             self._waiting_bytes -= incumbent.num_bytes
             try:
                 async with self._turns.beside():
+                    is_spaced = self._moments.begins(time.monotonic())
                     shadow = await self._ask(incumbent)
                 self._metrics.mirrored.labels(incumbent.request.route, shadow.status).inc()
                 where = (incumbent.request.route, self._candidate.name)
-                self._metrics.pairs.labels(*where, on_pair(incumbent, shadow).outcome).inc()
+                pair = on_pair(incumbent, shadow, is_spaced=is_spaced)
+                self._metrics.pairs.labels(*where, pair.outcome).inc()
                 if self.scorer is not None:
                     await self.scorer.offer(incumbent, shadow)
             except Exception:  # the border: a shadow must never hurt anybody

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from math import inf
 
 from gateway.config import RouteConfig
@@ -25,6 +24,7 @@ from gateway.evidence import Evidence
 from gateway.exchange import Exchange
 from gateway.guards import judge
 from gateway.mirror import Mirror
+from gateway.moments import Moments
 from gateway.observed import is_telling, outcome_of, reply_of, slice_of
 from gateway.pair import Pair, compare
 from gateway.rollout import Rollout, canary_share, roll_back, transition
@@ -34,7 +34,6 @@ from gateway.state import Saved, StateStore
 logger = logging.getLogger(__name__)
 
 JUDGE_SECONDS = 0.1
-SPACED_SECONDS = 1.0  # between two requests whose times stand for their moment
 SAVE_SECONDS = 2.0  # evidence of the last seconds is lost when we are killed
 
 
@@ -83,7 +82,7 @@ class Trial:
         self._assign = assign
         self._unsaved = Evidence()  # of this stage, and ours
         self._saved_at = time.monotonic()
-        self._spaced_at = -inf
+        self._moments = Moments()
         self._changed = asyncio.Event()
         self._moving = asyncio.Lock()
 
@@ -176,24 +175,14 @@ class Trial:
             return
         if self.rollout.state == "canary" or self._is_watched(exchange):
             outcome = outcome_of(exchange, timed_from=self.timed_from)
-            is_spaced = self._is_watched(exchange) and self._begins_moment()
+            is_spaced = self._is_watched(exchange) and self._moments.begins(time.monotonic())
             self._learn(Evidence().with_outcome(replace(outcome, is_spaced=is_spaced)))
         mirrored = exchange.role == "incumbent" and exchange.status != "failed"
         if mirrored and self._route().mirrors(exchange.exchange_id):
-            # chosen before the candidate is asked, so not by how long it takes
-            is_spaced = self._begins_moment()
-            self.mirror.offer(exchange, partial(self._compare, is_spaced=is_spaced))
+            self.mirror.offer(exchange, self._compare)
 
     def _is_watched(self, exchange: Exchange) -> bool:
         return self.rollout.state == "watch" and exchange.role == "candidate"
-
-    def _begins_moment(self) -> bool:
-        """Whether a request that ends now is the first in a while."""
-        now = time.monotonic()
-        if now < self._spaced_at + SPACED_SECONDS:
-            return False
-        self._spaced_at = now
-        return True
 
     def _compare(self, incumbent: Exchange, shadow: Exchange, *, is_spaced: bool) -> Pair:
         """Take a mirrored request as evidence."""

@@ -40,7 +40,7 @@ class Mirrored:
             conversation="c",
         )
         exchange = Exchange("a", request, self.candidate, "incumbent")
-        self.mirror.offer(exchange, lambda *_: Pair(agrees=None))
+        self.mirror.offer(exchange, lambda *_, **__: Pair(agrees=None))
 
     def count(self, reason: str) -> float:
         found = self.metrics.registry.get_sample_value(

@@ -65,7 +65,7 @@ class Scene:
         exchange = Exchange(name, request, self.incumbent, "incumbent", "tap", http_status=200)
         exchange.keeping = keeping or exchange.keeping
         exchange.take(ANSWER)
-        self.mirror.offer(exchange, lambda *_: Pair(agrees=None))
+        self.mirror.offer(exchange, lambda *_, **__: Pair(agrees=None))
 
     def spool(self, row: LogitRow) -> None:
         self.tap.account.start()

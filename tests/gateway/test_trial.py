@@ -21,6 +21,7 @@ from gateway.routing import Deployment, Role, Route
 from gateway.state import StateStore
 from gateway.trial import Trial
 from tests.gateway.test_mirror import mirrored
+from tests.support.fake_engine import FakeEngine
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 CONFIG = RouteConfig.model_validate(
@@ -44,6 +45,13 @@ class Side:
 
     trial: Trial
     routes: list[Route]
+    engine: FakeEngine
+
+    async def until_paired(self, number: int) -> None:
+        """Wait until so many mirrored requests have been compared."""
+        async with asyncio.timeout(20):
+            while self.trial.rollout.evidence.failed.trials < number:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     def answer(self, number: int, role: Role = "candidate") -> None:
         """The candidate, or the incumbent, answers so many clients."""
@@ -77,7 +85,7 @@ async def sides(
         for _ in range(number):
             routes: list[Route] = []
             args = (store.load("r1"), (incumbent, candidate), StateStore(url), config)
-            made.append(Side(Trial(*args, routes.append, m.mirror), routes))
+            made.append(Side(Trial(*args, routes.append, m.mirror), routes, m.engine))
         yield made
 
 
@@ -98,13 +106,23 @@ async def test_what_each_has_seen_is_added_up(tmp_path: Path) -> None:
 async def test_of_a_crowd_one_pair_stands_for_its_moment(tmp_path: Path) -> None:
     async with sides(tmp_path, 1, SHADOW, MIRRORING) as (a,):
         a.answer(10, "incumbent")
-        async with asyncio.timeout(20):
-            while a.trial.rollout.evidence.failed.trials < 10:  # noqa: ASYNC110  nobody tells
-                await asyncio.sleep(0.01)
+        await a.until_paired(10)
         seen = a.trial.rollout.evidence
 
     assert sum(seen.ttft_ratios.values()) == sum(seen.duration_ratios.values()) == 10
     assert sum(seen.spaced_ttft_ratios.values()) == sum(seen.spaced_duration_ratios.values()) == 1
+
+
+async def test_pairs_that_had_to_wait_stand_for_the_moment_in_which_they_are_asked(
+    tmp_path: Path,
+) -> None:
+    async with sides(tmp_path, 1, SHADOW, MIRRORING) as (a,):
+        a.engine.answer_seconds = 0.6
+        a.answer(4, "incumbent")  # all at once, to be asked one after the other
+        await a.until_paired(4)
+        seen = a.trial.rollout.evidence
+
+    assert sum(seen.spaced_ttft_ratios.values()) == 2
 
 
 async def test_where_one_replaces_the_other_one_answer_stands_for_its_moment(

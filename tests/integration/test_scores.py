@@ -103,13 +103,15 @@ async def score(candidate: Engine, tapped: Tapped, student: Path, home: Path) ->
     mirror = Mirror(deployment, spool, metrics, MirrorLimits(2, 1_000_000), scorer)
     where = {"route": "tiny", "deployment": "student", "outcome": "scored"}
     first = await answered(tapped, "never scored")
-    mirror.offer(first, lambda *_: Pair(agrees=None))  # what comes before the process runs is not
+    mirror.offer(
+        first, lambda *_, **__: Pair(agrees=None)
+    )  # what comes before the process runs is not
     async with asyncio.timeout(120):
         while scorer._channel is None:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.05)
         await scorer._ask("forget", "nobody")  # it reads what is spooled when it answers
         for prompt in PROMPTS:
-            mirror.offer(await answered(tapped, prompt), lambda *_: Pair(agrees=None))
+            mirror.offer(await answered(tapped, prompt), lambda *_, **__: Pair(agrees=None))
         name = "retort_pair_scores_total"
         while metrics.registry.get_sample_value(name, where) != len(PROMPTS):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
