@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -322,3 +323,23 @@ def test_a_new_slice_never_takes_back_what_an_older_one_has_proven(
 def test_guards_that_could_never_be_met_are_refused(table: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Guards.model_validate(table)
+
+
+@pytest.mark.parametrize(("spaced", "least", "most"), [(1, 0, 0), (100, 20, 100)])
+def test_stalls_that_all_feel_end_no_rollout_unless_every_pair_counts(
+    spaced: int, least: int, most: int
+) -> None:
+    """A good candidate on a machine that stalls in a third of its seconds, at 100 pairs in each."""
+    rng, num_ended = np.random.default_rng(0), 0
+    for _ in range(100):
+        seen, action = Evidence(), "wait"
+        for _ in range(30):
+            step = 16 if rng.random() < 1 / 3 else 0
+            pairs = Evidence(failed=Count(0, 100), agreed=Count(100, 100), ttft_ratios={step: 100})
+            seen += replace(pairs, spaced_ttft_ratios={step: spaced})
+            action = judged("shadow", seen, GUARDS).action
+            if action != "wait":
+                break
+        num_ended += action == "rollback"
+
+    assert least <= num_ended <= most
