@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
+
 from capture.plots import COLOURS, axes_of, svg
 from quant.pareto import is_measured, recommended
 from trainer.pages import render
 
+NAME_SIZE = 7
+HEIGHTS = (3, -9, 11, -17, 19, -25)  # of a name over its point, the best first
 TEMPLATE = Path(__file__).with_name("matrix.html.j2")
 Row = Mapping[str, Any]
 
@@ -28,9 +33,6 @@ def _figure(rows: list[Row], pick: Row | None) -> str:
         of_model = [row for row in shown if row["folder"] == folder]
         places = [(row["speed"], row["exact_match"]) for row in of_model]
         axes.plot(*zip(*places, strict=True), "o", color=colour, label=folder)
-        for row, place in zip(of_model, places, strict=True):
-            name = "as it is" if row["scheme"] == "none" else row["scheme"]
-            axes.annotate(name, place, (4, 3), textcoords="offset points", fontsize=7)
     front = sorted((row["speed"], row["exact_match"]) for row in shown if row["pareto"])
     if front:
         axes.plot(*zip(*front, strict=True), "--", color="#9aa4b2", linewidth=1, label="front")
@@ -39,4 +41,26 @@ def _figure(rows: list[Row], pick: Row | None) -> str:
         axes.plot(*place, "o", markersize=14, fillstyle="none", color="#1c2430", label="pick")
     axes.set_xlabel("tokens per second over the first model's")
     axes.legend(frameon=False, fontsize=8)
+    _write_names(axes, shown)
     return svg(axes)
+
+
+def _write_names(axes: Axes, rows: list[Row]) -> None:
+    """Beside each point its scheme, higher or lower where another one is in the way."""
+    axes.margins(0.1, 0.12)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.draw_without_rendering()  # from now on places are known
+    taken = list[Bbox]()
+    for row in sorted(rows, key=lambda row: (row["speed"], row["exact_match"])):
+        name = "as it is" if row["scheme"] == "none" else row["scheme"]
+        place = (row["speed"], row["exact_match"])
+        for points in HEIGHTS:
+            text = axes.annotate(
+                name, place, (4, points), textcoords="offset points", fontsize=NAME_SIZE
+            )
+            box = text.get_window_extent()
+            if points == HEIGHTS[-1] or not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
