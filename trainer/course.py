@@ -18,6 +18,7 @@ from trainer.noise import Mean
 from trainer.student import give, weights_of
 
 POINTS, BEST = "points.json", "best.safetensors"
+NEAR = 1.05  # times the least KL so far: nearer than that, a few hundred answers do not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,20 @@ Choice = Callable[[Sequence[Point]], Point]
 def by_metric(points: Sequence[Point]) -> Point:
     """The best by the task's metric; what lies within its noise is decided by nearness.
 
-    A metric of a few hundred answers moves by chance from look to look, KL far less, and the
-    highest of ten looks is the luckiest one too. So points whose metric is not surely below the
-    highest so far count as equally good, and of those the one nearest to the teacher is kept.
+    A metric of a few hundred answers moves by chance from look to look, KL less, and the highest of
+    ten looks is the luckiest one too. So points whose metric is not surely below the highest so far
+    count as equally good, and of those, as far as KL tells (``NEAR``), the latest is kept: its
+    learning rate was the lowest.
     """
-    best = highest = points[0]
+    best = highest = nearest = points[0]
     for point in points[1:]:
         highest = max(highest, point, key=lambda one: one.quality.metric)
-        most = _metric(highest)
-        is_good = not _metric(point).is_surely_below(most)
-        is_nearer = point.quality.distance_nats < best.quality.distance_nats
-        if _metric(best).is_surely_below(most) or (is_good and is_nearer):
+        most, distance = _metric(highest), point.quality.distance_nats
+        if _metric(point).is_surely_below(most):
+            continue
+        if _metric(nearest).is_surely_below(most) or distance < nearest.quality.distance_nats:
+            nearest = point
+        if _metric(best).is_surely_below(most) or distance <= NEAR * nearest.quality.distance_nats:
             best = point
     return best
 

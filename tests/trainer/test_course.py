@@ -53,6 +53,8 @@ def test_the_weights_that_did_best_are_kept(teacher: Path, tmp_path: Path) -> No
         (50, [(1.0, 0.4), (0.98, 0.3)], 2),
         # As it was seen: the luckiest of many looks, at a student far from its teacher.
         (196, [(0.959, 0.019), (0.883, 0.017), (0.918, 0.023), (0.924, 0.0053)], 4),
+        (131, [(0.748, 0.0784), (0.718, 0.0735), (0.763, 0.0808), (0.71, 0.0741)], 4),  # as near
+        (50, [(0.9, 0.100), (0.9, 0.104), (0.9, 0.108), (0.9, 0.112)], 2),  # no slope either
     ],
 )
 def test_a_metric_decides_as_far_as_it_can_tell(
