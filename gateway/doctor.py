@@ -14,10 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from capture.errors import EngineError
 from gateway.config import GatewayConfig, host_and_port
 from gateway.errors import DoctorError
 from gateway.findings import HOLES, Finding, clock, examine, judged
 from gateway.reload import Settings
+from gateway.sleep import is_sleeping
 
 SECONDS = 60.0
 SERVER_ERROR = 500
@@ -122,10 +124,9 @@ async def engine(client: httpx.AsyncClient, route: str, url: str) -> list[Findin
 
 async def sleeps(client: httpx.AsyncClient, url: str) -> bool:
     """Whether an engine says that it sleeps; one that does leaves requests waiting."""
-    answer = await client.get(f"{url}/is_sleeping")
     try:
-        return answer.json()["is_sleeping"] is True
-    except (ValueError, KeyError, TypeError):
+        return await is_sleeping(client, url)
+    except EngineError:
         return False
 
 

@@ -41,7 +41,7 @@ async def check_sleeps(url: str) -> None:
     async with _client(url) as client:
         try:
             answer = await client.get("/server_info", params={"config_format": "json"})
-            await _is_sleeping(client)
+            await is_sleeping(client)
         except (httpx.HTTPError, EngineError) as error:
             raise RolloutError(
                 f"the engine at {url} has no sleep mode, so it cannot make room for another "
@@ -71,7 +71,7 @@ async def put_to_sleep(url: str) -> None:
     async with _client(url) as client:
         try:
             await _post(client, "/sleep", {"level": "1"})
-            if not await _is_sleeping(client):
+            if not await is_sleeping(client):
                 raise EngineError(f"the engine at {url} was sent to sleep and did not")
         except httpx.ConnectError:
             logger.warning("nobody listens at %s; there is nothing to put to sleep", url)
@@ -87,9 +87,9 @@ async def wake_up(url: str) -> None:
     """
     async with _client(url) as client:
         try:
-            if await _is_sleeping(client):
+            if await is_sleeping(client):
                 await _post(client, "/wake_up", {})
-            if await _is_sleeping(client):
+            if await is_sleeping(client):
                 raise EngineError(f"the engine at {url} was woken and sleeps on")
         except httpx.HTTPError as error:
             raise EngineError(f"the engine at {url} does not wake: {error!r}") from error
@@ -105,8 +105,13 @@ async def _post(client: httpx.AsyncClient, path: str, params: Mapping[str, str])
         raise EngineError(f"{answer.url} answered {answer.status_code}: {answer.text[:200]}")
 
 
-async def _is_sleeping(client: httpx.AsyncClient) -> bool:
-    answer = await client.get("/is_sleeping")
+async def is_sleeping(client: httpx.AsyncClient, url: str = "") -> bool:
+    """Ask the engine at a URL, or at the client's own.
+
+    Raises:
+        EngineError: If it has no sleep mode, or is none of vLLM's.
+    """
+    answer = await client.get(f"{url}/is_sleeping")
     try:
         return _IsSleeping.model_validate_json(answer.content).is_sleeping
     except ValidationError as error:

@@ -9,7 +9,7 @@ import httpx
 
 CHAT = "/v1/chat/completions"
 FIRST_SECONDS = 0.2
-LASTS = 3  # answers in a row
+CLOSE = 5  # answers after a change
 
 
 @dataclass
@@ -30,13 +30,16 @@ class Load:
     def deployments(self) -> list[str]:
         """Who answered, each once, in order of appearance; for other changes, again.
 
-        Requests that are asked close together overtake each other, so a change is what lasts.
+        Requests that are asked close together overtake each other: what the one before still
+        answers right after a change is no change back.
         """
-        names, found = [name for _, name, _ in self.answers], [""]
-        for place, name in enumerate(names):
-            if name != found[-1] and set(names[place : place + LASTS]) == {name}:
+        found, changed_at = list[str](), 0
+        for place, (_, name, _) in enumerate(self.answers):
+            is_late = name in found[-2:-1] and place < changed_at + CLOSE
+            if name not in found[-1:] and not is_late:
                 found.append(name)
-        return found[1:]
+                changed_at = place
+        return found
 
     @property
     def longest_seconds(self) -> float:

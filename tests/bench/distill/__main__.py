@@ -86,7 +86,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="a Hugging Face folder; default: the demo's")
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="where the demo's are")
     parser.add_argument("--out", type=Path, default=Path("bench"))
-    parser.add_argument("--full", action="store_true", help="the whole table, about an hour")
+    parser.add_argument("--full", action="store_true", help="the whole table, more than an hour")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0, help="which prompts are asked")
     options = parser.parse_args()
