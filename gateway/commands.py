@@ -78,8 +78,7 @@ def start(  # noqa: PLR0913  one option each
         raise ConfigError(f"{config} has no route {route!r}; known: {known}")
     of_route = settings.routes[route]
     seconds = of_route.engine.start_timeout_seconds + START_MARGIN_SECONDS
-    if replace:
-        seconds += of_route.rollout.drain_seconds + SLEEP_SECONDS
+    seconds += of_route.rollout.drain_seconds + (SLEEP_SECONDS if replace else 0)
     with _client(settings, key) as client, _progress() as progress:
         task = progress.add_task(f"starting an engine for {bundle.name}", total=None)
         body = client.start(route, str(bundle.resolve()), seconds, replace=replace)

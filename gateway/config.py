@@ -49,7 +49,7 @@ class RolloutConfig(BaseModel):
         mirror_queue_bytes: Most mirrored requests that wait, with their answers; further ones are
             skipped and counted.
         steps: Shares of real traffic the candidate gets, one canary step after the other.
-        drain_seconds: How long an engine that is to be replaced may take for what it has begun.
+        drain_seconds: How long an engine that has to make room may take for what it has begun.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -18,7 +18,7 @@ from gateway.tables import METADATA, ONE_ACTIVE
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(8245920)"}
 """What makes others wait who create tables too."""
 WAIT_SECONDS = 10
-"""How long a connection waits for another one's write."""
+"""How long a connection waits for another one's write, and for a server that stays silent."""
 PRAGMAS = (f"busy_timeout={WAIT_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON")
 
 
@@ -30,7 +30,7 @@ def open_database(url: str) -> Engine:
         StateStoreError: If it cannot be opened; its folder must exist.
     """
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, connect_args=_patience(url))
     except (ArgumentError, ImportError) as error:
         raise ConfigError(f"the state store cannot be opened: {error}; see state_url") from error
     with translated():
@@ -42,6 +42,19 @@ def open_database(url: str) -> Engine:
             METADATA.create_all(connection)
             ONE_ACTIVE.create(connection, checkfirst=True)  # an older store has a narrower one
     return engine
+
+
+def _patience(url: str) -> dict[str, object]:
+    """How psycopg is not to wait for ever, unless the URL says how long."""
+    made = make_url(url)
+    if made.get_backend_name() != "postgresql":
+        return {}
+    wanted = {
+        "connect_timeout": WAIT_SECONDS,
+        "tcp_user_timeout": WAIT_SECONDS * 1000,
+        "options": f"-c statement_timeout={WAIT_SECONDS * 1000}",
+    }
+    return {name: value for name, value in wanted.items() if name not in made.query}
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

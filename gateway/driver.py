@@ -93,7 +93,7 @@ class RolloutDriver:
         if incumbent is not known:
             self.runner.assign(name, Route(incumbent))
         if known is not None and incumbent is not known:
-            await self.runner.drain(known.name)
+            self.runner.spawn(self.runner.drain(known.name, name))
 
     async def go_on(self) -> None:
         """Go on with rollouts under way, and from now on with those that other gateways begin."""
@@ -156,7 +156,7 @@ class RolloutDriver:
                 return
             self._starting.add(route)
             try:
-                await self._retire(route)
+                await self.runner.retire(route, active.rollout.candidate)
                 await self._resume_rollout(active)
             finally:
                 self._starting.discard(route)
@@ -172,8 +172,9 @@ class RolloutDriver:
 
         Raises:
             RouteNotFoundError: If there is no such route, or it is not up.
-            RolloutError: If the route has a rollout under way, or the gateway ends meanwhile; or
-                if the incumbent cannot be replaced.
+            RolloutError: If the route has a rollout under way, or the gateway ends meanwhile; if
+                an engine that has to make room is still answering; or if the incumbent cannot be
+                replaced.
             BundleError: If the bundle is not what it says it is, or reads text differently.
             EngineError: If it does not generate.
         """
@@ -188,7 +189,6 @@ class RolloutDriver:
         steps = () if replace else self.serving.config.routes[route].rollout.steps
         rollout = Rollout(number, route, bundle, name, steps, datetime.now(UTC))
         try:
-            await self._retire(route)
             return await (self._start_replacing if replace else self._start_beside)(rollout)
         finally:
             self._starting.discard(route)
@@ -220,6 +220,7 @@ class RolloutDriver:
         rollout = replace(rollout, state="replacing", evidence=shown)
         try:
             candidate = await self._starter.placed_candidate(rollout)
+            await self.runner.retire(rollout.route, rollout.candidate)
             version = await asyncio.to_thread(self._store.save, rollout, 0)
         except BaseException:
             await self._fleet.stop(rollout.candidate)
@@ -238,18 +239,18 @@ class RolloutDriver:
 
     async def _start_candidate(self, rollout: Rollout) -> Deployment:
         """Start a candidate for an operator who waits; given up when the gateway ends."""
-        starting = self.runner.spawn(self._starter.candidate(rollout))
+        starting = self.runner.spawn(self._verified_candidate(rollout))
         await asyncio.wait({starting})
         if starting.cancelled():
             raise RolloutError("the gateway is ending; start the rollout when it is up again")
         return starting.result()
 
-    async def _retire(self, route: str) -> None:
-        """Stop engines of a route that answer no more; they were kept warm until now."""
-        needed = self.serving.table.routes[route].incumbent.name
-        for name in self._fleet.names(route):
-            if name != needed:
-                await self.runner.drain(name)
+    async def _verified_candidate(self, rollout: Rollout) -> Deployment:
+        """Start a candidate; a bundle that is refused costs nobody a warm engine."""
+        candidate = await self._starter.placed_candidate(rollout)
+        await self.runner.retire(rollout.route, rollout.candidate)
+        await self._fleet.bring_up(candidate.name)
+        return candidate
 
     def _incumbent(self, route: str) -> Deployment:
         return self.serving.table.routes[route].incumbent
@@ -260,19 +261,26 @@ class RolloutDriver:
         Raises:
             RolloutError: If it is not under way.
         """
-        trial = await self.runner.trials.decide(rollout_id, lambda r: promote(r, datetime.now(UTC)))
-        return trial.rollout
+        now = datetime.now(UTC)
+        return (await self.runner.trials.decide(rollout_id, lambda r: promote(r, now))).rollout
 
     async def roll_back(self, rollout_id: str, reason: str) -> Rollout:
         """Give all traffic back to the incumbent, also from live while that is still warm.
 
         Raises:
-            RolloutError: If it was rolled back already, or another rollout has followed it.
+            RolloutError: If it was rolled back already, or another rollout follows it.
         """
         was_live = (await self.runner.trials.find(rollout_id)).state == "live"
-        trial = await self.runner.trials.decide(
-            rollout_id, lambda r: roll_back(r, datetime.now(UTC), reason)
-        )
+
+        def back(rollout: Rollout) -> Rollout:
+            if was_live and rollout.route in self._starting:
+                raise RolloutError(
+                    f"rollout {rollout.id} is live and its incumbent makes room for another "
+                    "rollout that is being started; roll that one back, or try again if it fails"
+                )
+            return roll_back(rollout, datetime.now(UTC), reason)
+
+        trial = await self.runner.trials.decide(rollout_id, back)
         if was_live:
             self.runner.spawn(self.runner.end(trial))
         return trial.rollout

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from capture.errors import EngineError
-from gateway.errors import StateStoreError
+from gateway.errors import RolloutError, StateStoreError
 from quant.bundle import BundleError
 
 LOOK_SECONDS = 1.0
-AGAIN_SECONDS = 30.0  # after it failed
+AGAIN_SECONDS = 30.0  # after an engine or a bundle failed, which takes a while
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +28,7 @@ async def _following(route: str, follow: Callable[[str], Awaitable[None]]) -> No
         await asyncio.sleep(LOOK_SECONDS)
         try:
             await follow(route)
-        except (StateStoreError, BundleError, EngineError) as error:
+        except (StateStoreError, RolloutError, BundleError, EngineError) as error:
             logger.error("route %s is not in step with the state store: %s", route, error)  # noqa: TRY400
-            await asyncio.sleep(AGAIN_SECONDS)
+            if not isinstance(error, StateStoreError):
+                await asyncio.sleep(AGAIN_SECONDS)

@@ -1,13 +1,14 @@
 """What an ended exchange shows about the model that answered it."""
 
 from collections import deque
+from dataclasses import replace
 from math import inf
 from typing import Literal
 
 from gateway.endpoints import ENDPOINTS
 from gateway.evidence import Evidence, Outcome
 from gateway.exchange import Exchange
-from gateway.pair import Reply, is_structured
+from gateway.pair import Pair, Reply, compare, is_structured
 
 RECENT = 500
 
@@ -51,6 +52,14 @@ def slice_of(exchange: Exchange) -> str:
     """Kind of request: endpoint and size of its body, doubling by doubling."""
     bits = len(exchange.request.body).bit_length()
     return f"{exchange.request.endpoint} {2 ** (bits - 1)} to {2**bits} bytes"
+
+
+def pair_of(incumbent: Exchange, shadow: Exchange, *, is_spaced: bool) -> Pair:
+    """What a mirrored request showed; whether it stands for its moment is for the caller to say."""
+    is_sampled = incumbent.request.parsed.get("temperature") != 0  # engines sample unless told
+    replies = reply_of(incumbent), reply_of(shadow)
+    pair = compare(*replies, slice_of(incumbent), is_sampled=is_sampled)
+    return replace(pair, is_spaced=is_spaced)
 
 
 class Recent:

@@ -149,6 +149,12 @@ def roll_back(
     return _decide(rollout, moved, now, by, reasons, note)
 
 
+def go_back_too(rollout: Rollout, decision: Decision) -> Rollout:
+    """Go back from where a rollout is by now, by a decision made when it was elsewhere."""
+    moved = replace(rollout, state="rolled_back", step=0, evidence=Evidence())
+    return replace(moved, history=(*rollout.history, replace(decision, source=rollout.state)))
+
+
 def rollout_json(rollout: Rollout, verdict: Verdict | None = None) -> dict[str, JsonValue]:
     """The rollout as the admin API shows it; its history has an address of its own.
 

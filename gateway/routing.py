@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.pool import Pool
+from gateway.rollout import Rollout, canary_share
 
 Role = Literal["incumbent", "candidate", "shadow"]
 
@@ -94,6 +95,33 @@ class RouteTable:
         routes = self.routes.values()
         every = [d for route in routes for d in (route.incumbent, route.candidate) if d is not None]
         return list({deployment.name: deployment for deployment in every}.values())
+
+
+def route_of(
+    rollout: Rollout,
+    incumbent: Deployment,
+    candidate: Deployment,
+    mirror_share: float,
+    up: str | None,
+) -> Route:
+    """Who answers while a rollout is tried, and once it has ended.
+
+    Args:
+        rollout: As it stands.
+        incumbent: What clients go back to.
+        candidate: What is tried.
+        mirror_share: Share of the incumbent's answers that the candidate is asked for too.
+        up: Where one replaces the other, name of the one that is up, if any.
+    """
+    share = canary_share(rollout)
+    entitled = candidate if share == 1.0 else incumbent
+    is_up = up == entitled.name and rollout.state != "replacing"
+    is_held = rollout.replaces and not is_up
+    if not rollout.is_active:
+        return Route(entitled, is_held=is_held)
+    if rollout.replaces:
+        return Route(incumbent, candidate, share, is_held=is_held)
+    return Route(incumbent, candidate, share, mirror_share)
 
 
 def position(key: str) -> float:

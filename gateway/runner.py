@@ -1,11 +1,13 @@
 """Trials at work: each is run to its end, and the engine that has lost is stopped or set aside."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.drain import UnderWay
+from gateway.errors import RolloutError, StateStoreError
 from gateway.fleet import Fleet
 from gateway.metrics import Metrics
 from gateway.mirror import Mirror, MirrorLimits
@@ -17,7 +19,7 @@ from gateway.state import Saved, StateStore
 from gateway.trial import Trial
 from gateway.trials import Trials
 
-DRAIN_SECONDS = 30.0
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Pair = tuple[Deployment, Deployment]
 
@@ -105,22 +107,49 @@ class Runner:
 
     async def end(self, trial: Trial) -> None:
         """Stop the engine of a candidate that has lost."""
+        route = trial.rollout.route
         if trial.rollout.replaces:
-            route = self.serving.config.routes[trial.rollout.route]
-            await self._replacement.back(trial, route.rollout.drain_seconds)
+            seconds = self.serving.config.routes[route].rollout.drain_seconds
+            await self._replacement.back(trial, seconds)
         else:
-            await self.drain(trial.candidate.name)
+            await self.drain(trial.candidate.name, route)
 
-    async def drain(self, name: str) -> None:
-        """Stop an engine when the requests it is answering have ended."""
-        await self.under_way.is_drained(name, DRAIN_SECONDS)
+    async def drain(self, name: str, route: str) -> None:
+        """Stop an engine when the requests it is answering have ended, or their time is up."""
+        seconds = self.serving.config.routes[route].timeouts.total_seconds
+        await self.under_way.is_drained(name, seconds)
         await self._fleet.stop(name)
+
+    async def retire(self, route: str, candidate: str) -> None:
+        """Make room for a candidate: stop engines that were kept warm until now.
+
+        Raises:
+            RolloutError: If one is still answering clients; nothing was stopped.
+            StateStoreError: If the end of the last rollout is not written down and cannot be.
+        """
+        last = self.trials.of(route)
+        if last is not None:
+            await last.save()
+        needed = {self.serving.table.routes[route].incumbent.name, candidate}
+        kept = [name for name in self._fleet.names(route) if name not in needed]
+        seconds = self.serving.config.routes[route].rollout.drain_seconds
+        for name in kept:
+            if not await self.under_way.is_drained(name, seconds):
+                raise RolloutError(
+                    f"{name}, which has to make room, is still answering requests after "
+                    f"{seconds:g} s; try again when they have ended, or raise rollout.drain_seconds"
+                )
+        self.trials.retire(route)
+        for name in kept:
+            await self._fleet.stop(name)
 
     async def close(self) -> None:
         """Stop starting, judging and mirroring; what is undecided goes on at the next start."""
         for trial in self.trials:
-            if trial.rollout.is_active:
+            try:
                 await trial.save()
+            except StateStoreError:
+                logger.exception("rollout %s: the state store failed", trial.rollout.id)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

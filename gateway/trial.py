@@ -1,7 +1,8 @@
 """One rollout at work: evidence comes in, the guards judge it, the route table is swapped.
 
 What is decided is pure (``guards``, ``rollout``); here it takes effect. Going forward is written
-down before it takes effect, going back takes effect before it is written down.
+down before it takes effect. Going back takes effect at once, whatever the store does meanwhile, and
+is written down on top of whatever others have written by then.
 
 Where the candidate replaces the incumbent only one of them is up, and whoever exchanges their
 engines says which (``switch``); clients wait while it is not the one that should answer.
@@ -23,18 +24,18 @@ from gateway.errors import StateConflictError, StateStoreError
 from gateway.evidence import Evidence
 from gateway.exchange import Exchange
 from gateway.guards import judge
+from gateway.ledger import Ledger
 from gateway.mirror import Mirror
 from gateway.moments import Moments
-from gateway.observed import is_telling, outcome_of, reply_of, slice_of
-from gateway.pair import Pair, compare
-from gateway.rollout import Rollout, canary_share, roll_back, transition
-from gateway.routing import Deployment, Route
+from gateway.observed import is_telling, outcome_of, pair_of
+from gateway.pair import Pair
+from gateway.rollout import Decision, Rollout, canary_share, roll_back, transition
+from gateway.routing import Deployment, Route, route_of
 from gateway.state import Saved, StateStore
 
 logger = logging.getLogger(__name__)
 
 JUDGE_SECONDS = 0.1
-SAVE_SECONDS = 2.0  # evidence of the last seconds is lost when we are killed
 
 
 class Trial:
@@ -70,18 +71,17 @@ class Trial:
             assign: Puts a route into the serving table.
             mirror: Asks the candidate; closed by whoever made it.
         """
-        self.rollout, self._version = saved
+        self.rollout = saved.rollout
         self.incumbent, self.candidate = deployments
         self.mirror = mirror
         self.up: str | None = self.incumbent.name
         self.timed_from = -inf
         self.ended = asyncio.Event()
         self.exchanging = asyncio.Lock()
-        self._store = store
+        self._ledger = Ledger(saved, store)
         self._config = config
         self._assign = assign
-        self._unsaved = Evidence()  # of this stage, and ours
-        self._saved_at = time.monotonic()
+        self._going_back: Decision | None = None  # has taken effect and is not written down yet
         self._moments = Moments()
         self._changed = asyncio.Event()
         self._moving = asyncio.Lock()
@@ -93,23 +93,36 @@ class Trial:
         the store answers again.
         """
         self._take(self.rollout)
+        guarding = asyncio.create_task(self._guard())
+        try:
+            while self.rollout.is_active:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._judge()
+                await asyncio.sleep(JUDGE_SECONDS)
+            if self._going_back is not None:
+                await self._judge()
+        finally:
+            guarding.cancel()
+
+    async def _guard(self) -> None:
+        """Go back while something is being written down, too: that can take long."""
         while self.rollout.is_active:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                async with self._moving:
-                    await self._judge()
-            except StateStoreError:
-                logger.exception("rollout %s: the state store failed", self.rollout.id)
-                if not self.rollout.replaces:
-                    self._assign(Route(self.incumbent))
             await asyncio.sleep(JUDGE_SECONDS)
+            if self._moving.locked():
+                self._turn_back(self._judged(self.rollout))
 
     async def _judge(self) -> None:
-        await self._move(self._judged)
-        if self._is_due and self.rollout.is_active:
-            await self._save_evidence()
-            self._take(self.rollout)
+        try:
+            async with self._moving:
+                await self._move(self._judged)
+                if self._ledger.is_due and self.rollout.is_active:
+                    await self._save_evidence()
+                    self._take(self.rollout)
+        except StateStoreError:
+            logger.exception("rollout %s: the state store failed", self.rollout.id)
+            if not self.rollout.replaces:
+                self._assign(Route(self.incumbent))
 
     def _judged(self, rollout: Rollout) -> Rollout:
         if rollout.state == "rolled_back":
@@ -125,6 +138,7 @@ class Trial:
             RolloutError: If the state does not allow it.
         """
         try:
+            self._turn_back(move(self.rollout))
             async with self._moving:
                 await self._move(move)
         finally:
@@ -133,13 +147,8 @@ class Trial:
 
     async def give_up(self, note: str) -> None:
         """Roll back, unless the rollout has ended already: the candidate cannot go on."""
-
-        def back(rollout: Rollout) -> Rollout:
-            if not rollout.is_active:
-                return rollout
-            return roll_back(rollout, datetime.now(UTC), note, by="guards")
-
-        await self.decide(back)
+        now = datetime.now(UTC)
+        await self.decide(lambda r: roll_back(r, now, note, by="guards") if r.is_active else r)
 
     def switch(self, up: str | None) -> None:
         """Say which deployment is up now; clients that wait for it are let in."""
@@ -161,13 +170,9 @@ class Trial:
             StateStoreError: If the state store fails.
         """
         async with self._moving:
-            if await self._catch_up() or (self._is_due and self._unsaved != Evidence()):
+            is_due = self._ledger.is_due and self._ledger.unsaved != Evidence()
+            if await self._catch_up() or is_due:
                 self._changed.set()
-
-    @property
-    def _is_due(self) -> bool:
-        """Whether it is time to write down what we have seen."""
-        return time.monotonic() - self._saved_at > SAVE_SECONDS
 
     def observe(self, exchange: Exchange) -> None:
         """Take a client's ended request as evidence, and mirror it if the incumbent answered."""
@@ -186,18 +191,22 @@ class Trial:
 
     def _compare(self, incumbent: Exchange, shadow: Exchange, *, is_spaced: bool) -> Pair:
         """Take a mirrored request as evidence."""
-        is_sampled = incumbent.request.parsed.get("temperature") != 0  # engines sample unless told
-        replies = reply_of(incumbent), reply_of(shadow)
-        pair = compare(*replies, slice_of(incumbent), is_sampled=is_sampled)
-        pair = replace(pair, is_spaced=is_spaced)
+        pair = pair_of(incumbent, shadow, is_spaced=is_spaced)
         if self.rollout.is_active:
             self._learn(Evidence().with_pair(pair))
         return pair
 
     def _learn(self, seen: Evidence) -> None:
         self.rollout = replace(self.rollout, evidence=self.rollout.evidence + seen)
-        self._unsaved += seen
+        self._ledger.unsaved += seen
         self._changed.set()
+
+    def _turn_back(self, moved: Rollout) -> None:
+        """Let a way back take effect; ``_write_way_back`` is to follow."""
+        if moved.state == "rolled_back" != self.rollout.state:
+            self._going_back = moved.history[-1]
+            self._take(moved)
+            self._changed.set()
 
     async def _move(self, decide: Callable[[Rollout], Rollout]) -> None:
         """Make a decision take effect and write it down; decide anew if another was first.
@@ -205,19 +214,34 @@ class Trial:
         Forward moves that cannot be written down do not happen; evidence that comes in while a
         move is being written belongs to the stage that has ended and is left out of the next.
         """
-        while True:
+        while self._going_back is None:
             before = self.rollout
             moved = decide(before)
             if moved is before:
                 return
             if moved.state == "rolled_back":
-                self._take(moved)
+                self._turn_back(moved)
+                continue
             try:
-                await self._save(moved)
-                break
+                await self._ledger.save(moved)
             except StateConflictError:
                 await self._catch_up()
-        self._unsaved = Evidence()
+                continue
+            if self._going_back is None:
+                self._begin(moved)
+                return
+        await self._write_way_back()
+
+    async def _write_way_back(self) -> None:
+        while (decision := self._going_back) is not None:
+            stage = len(self.rollout.history) - 1
+            moved = await self._ledger.save_way_back(decision, stage)
+            self._going_back = None
+            self._begin(moved)
+
+    def _begin(self, moved: Rollout) -> None:
+        """Go on in a stage that is written down."""
+        before, self._ledger.unsaved = self.rollout, Evidence()
         self._take(moved)
         logger.info(
             "rollout %s of route %s: %s -> %s, %.0f%% of traffic",
@@ -230,16 +254,16 @@ class Trial:
         Returns:
             Whether there was anything new.
         """
-        saved, version = await asyncio.to_thread(self._store.load, self.rollout.id)
-        if version == self._version:
-            if len(saved.history) < len(self.rollout.history):
-                await self._save(self.rollout)
+        saved = await self._ledger.news()
+        if self._going_back is not None:
+            await self._write_way_back()
+            return True
+        if saved is None:
             return False
-        self._version = version
         if len(saved.history) == len(self.rollout.history):
-            saved = replace(saved, evidence=saved.evidence + self._unsaved)
+            saved = replace(saved, evidence=saved.evidence + self._ledger.unsaved)
         else:
-            self._unsaved = Evidence()
+            self._ledger.unsaved = Evidence()
             logger.info("rollout %s is %s: another gateway moved it", saved.id, saved.state)
         self._take(saved)
         return True
@@ -253,35 +277,24 @@ class Trial:
         self._assign(self._route())
 
     async def save(self) -> None:
-        """Write down the evidence so far, so that another start can go on from here."""
+        """Write down how far it is, so that another start can go on from here.
+
+        Raises:
+            StateStoreError: If the state store fails.
+        """
         async with self._moving:
+            await self._write_way_back()
             await self._save_evidence()
 
     async def _save_evidence(self) -> None:
-        while True:
-            ours, self._unsaved = self._unsaved, Evidence()
+        while self.rollout.is_active:
             try:
-                await self._save(self.rollout)
+                await self._ledger.save_evidence(self.rollout)
             except StateConflictError:
-                self._unsaved = ours + self._unsaved
                 await self._catch_up()
-            except StateStoreError:
-                self._unsaved = ours + self._unsaved
-                raise
             else:
                 return
 
-    async def _save(self, rollout: Rollout) -> None:
-        self._version = await asyncio.to_thread(self._store.save, rollout, self._version)
-        self._saved_at = time.monotonic()
-
     def _route(self) -> Route:
-        rollout, share = self.rollout, canary_share(self.rollout)
-        entitled = self.candidate if share == 1.0 else self.incumbent
-        is_up = self.up == entitled.name and rollout.state != "replacing"
-        is_held = rollout.replaces and not is_up
-        if not rollout.is_active:
-            return Route(entitled, is_held=is_held)
-        if rollout.replaces:
-            return Route(self.incumbent, self.candidate, share, is_held=is_held)
-        return Route(self.incumbent, self.candidate, share, self._config.rollout.mirror_share)
+        mirror_share = self._config.rollout.mirror_share
+        return route_of(self.rollout, self.incumbent, self.candidate, mirror_share, self.up)

@@ -37,6 +37,11 @@ class Trials:
         trial = self._trials.get(route)
         return None if trial is None or trial.is_over else trial
 
+    def retire(self, route: str) -> None:
+        """Forget a route's trial that has ended: there is no way back from it any more."""
+        if self.under_way(route) is None:
+            self._trials.pop(route, None)
+
     def learn(self, exchange: Exchange) -> None:
         """Take note of a client's ended request; its route's trial learns from it."""
         self._recent[exchange.request.route].note(exchange)

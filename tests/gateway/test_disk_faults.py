@@ -103,7 +103,7 @@ async def test_a_stalling_disk_holds_up_one_client_for_a_moment_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promise: str, call: str
 ) -> None:
     _, goes_on = stall(monkeypatch, call)
-    async with stand(tmp_path, wait_seconds=0.05, write_seconds=0.05) as s:
+    async with stand(tmp_path, wait_seconds=0.5, write_seconds=0.5) as s:
         route = s.serving.config.routes["support"].model_copy(update={"promise": promise})
         s.serving.config.routes["support"] = route
         loop = asyncio.get_running_loop()
@@ -113,7 +113,7 @@ async def test_a_stalling_disk_holds_up_one_client_for_a_moment_and_is_counted(
         metrics = (await s.client.get("/metrics")).text
         goes_on.set()
 
-    assert took < NUM_ASKED * 0.05
+    assert took < NUM_ASKED * 0.5
     assert f'retort_capture_late_total{{route="support"}} {NUM_ASKED}.0' in metrics
     assert logged(tmp_path) == set(asked)
 

@@ -11,6 +11,7 @@ from gateway.driver import RolloutDriver
 from gateway.fleet import Fleet
 from gateway.metrics import Metrics
 from gateway.state import Saved, StateStore
+from gateway.timeouts import Timeouts
 from quant.bundle import BundleError
 from tests.gateway.test_relay import stand
 
@@ -48,3 +49,22 @@ async def test_a_start_is_not_refused_because_the_gateway_looks_for_other_rollou
         with pytest.raises(BundleError, match="nothing"):
             await starting
         await driver.runner.close()
+
+
+async def test_an_engine_that_has_lost_may_finish_what_an_answer_may_take(tmp_path: Path) -> None:
+    capture = CaptureConfig(log=tmp_path / "log", spool=tmp_path / "spool")
+    store = StateStore(f"sqlite:///{tmp_path / 'state.db'}")
+    async with stand(tmp_path) as s:
+        routes, timeouts = s.serving.config.routes, Timeouts(total_seconds=1)
+        routes["support"] = routes["support"].model_copy(update={"timeouts": timeouts})
+        runner = RolloutDriver(
+            s.serving, Fleet(tmp_path, capture), store, Metrics.create(None)
+        ).runner
+        runner.under_way.begin("student")
+        stopping = asyncio.create_task(runner.drain("student", "support"))
+        await asyncio.sleep(0.5)
+        is_waiting = not stopping.done()
+        async with asyncio.timeout(10):
+            await stopping
+
+    assert is_waiting

@@ -166,7 +166,7 @@ async def test_one_that_is_slow_is_rolled_back(tmp_path: Path) -> None:
 async def test_whoever_waits_too_long_or_finds_no_place_is_told_to_come_again(
     tmp_path: Path,
 ) -> None:
-    with gateway(tmp_path, queue_seconds=2, queue=2) as running:
+    with gateway(tmp_path, queue_seconds=4, queue=2) as running:
         running.hold.touch()
         starting = asyncio.create_task(start(running, bundle(tmp_path)))
         await asyncio.to_thread(wait_for, lambda: "process" in engine_log(running))
@@ -175,7 +175,7 @@ async def test_whoever_waits_too_long_or_finds_no_place_is_told_to_come_again(
                 await client.post(CHAT, json=chat("impatient"), timeout=0.2)
             began = time.monotonic()
             waiting = [asyncio.create_task(client.post(CHAT, json=chat("a"))) for _ in range(2)]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1)
             third = await client.post(CHAT, json=chat("b"))
             took_third = time.monotonic() - began
             first = await asyncio.gather(*waiting)
@@ -189,8 +189,8 @@ async def test_whoever_waits_too_long_or_finds_no_place_is_told_to_come_again(
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "engine_not_ready"
         assert int(answer.headers["retry-after"]) > 0
-    assert took_third < 1.5
-    assert 1.9 < took_first < 5
+    assert took_third < 3
+    assert 3.9 < took_first < 8
     assert ready.json() == {"status": "waiting", "waiting": ["support"]}
     assert [counted(told, outcome) for outcome in ("left", "refused")] == [1, 3]
     assert answered == {begun.json()["candidate"]}

@@ -53,7 +53,11 @@ class Side:
             while self.trial.rollout.evidence.failed.trials < number:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
-    def answer(self, number: int, role: Role = "candidate") -> None:
+    def fail(self, number: int) -> None:
+        """The candidate answers so many clients with an error of its own."""
+        self.answer(number, status=500)
+
+    def answer(self, number: int, role: Role = "candidate", status: int = 200) -> None:
         """The candidate, or the incumbent, answers so many clients."""
         by = self.trial.candidate if role == "candidate" else self.trial.incumbent
         messages = [{"role": "user", "content": "hello"}]
@@ -64,7 +68,7 @@ class Side:
                 stream=False,
                 conversation="c",
             )
-            exchange = Exchange("x", request, by, role, http_status=200)
+            exchange = Exchange("x", request, by, role, http_status=status)
             exchange.asked = exchange.started
             exchange.take(b'{"choices": [{"index": 0, "message": {"content": "yes"}}]}')
             self.trial.observe(exchange)
