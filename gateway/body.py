@@ -1,5 +1,7 @@
 """A request's body: read from the client, and as it goes on to the engine."""
 
+import uuid
+
 import orjson
 from starlette.types import Receive
 
@@ -54,10 +56,30 @@ def forwarded_body(exchange: Exchange) -> bytes:
 
 
 def conversation_key(parsed: dict[str, object]) -> str:
-    """What stays the same from turn to turn: the user if named, else how it all began."""
-    user = parsed.get("user")
-    if isinstance(user, str):
-        return user
-    messages = parsed.get("messages")
-    beginning = messages[:2] if isinstance(messages, list) else parsed.get("prompt")
-    return orjson.dumps(beginning).decode()
+    """What stays the same from turn to turn: the user if named, else how it all began.
+
+    A conversation begins with its instructions and ends its beginning with the user's first turn,
+    whichever endpoint it is at. A body that has neither belongs to no conversation.
+    """
+    metadata = parsed.get("metadata")
+    of_messages = metadata.get("user_id") if isinstance(metadata, dict) else None  # Anthropic's
+    for user in (parsed.get("user"), of_messages):
+        if isinstance(user, str):
+            return user
+    told = [parsed.get(name) for name in ("system", "instructions")]
+    begun = next(
+        (parsed[name] for name in ("messages", "input", "prompt") if parsed.get(name)), None
+    )
+    if begun is None:
+        return uuid.uuid4().hex
+    return orjson.dumps([*told, _first_turn(begun)]).decode()
+
+
+def _first_turn(begun: object) -> object:
+    """Up to what the user said first; all of it, where nobody has a role."""
+    if not isinstance(begun, list):
+        return [{"role": "user", "content": begun}]
+    for number, turn in enumerate(begun, start=1):
+        if isinstance(turn, dict) and turn.get("role") == "user":
+            return begun[:number]
+    return begun
