@@ -31,6 +31,22 @@ def chat_template(folder: Path) -> str | None:
     return found
 
 
+def context_length(folder: Path) -> int | None:
+    """Most tokens that a model takes, prompt and answer; None if its configuration leaves it open.
+
+    One that stretches its positions (``rope_scaling`` with a factor) takes more than it names; by
+    how much is for the engine to say.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    said = json.loads(config.read_text(encoding="utf-8"))
+    said = said.get("text_config", said)
+    scaling = said.get("rope_scaling") or said.get("rope_parameters") or {}
+    length = said.get("max_position_embeddings")
+    return length if isinstance(length, int) and "factor" not in scaling else None
+
+
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):

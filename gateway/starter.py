@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from capture.errors import EngineError
-from capture.revision import chat_template, tokenizer_hash
+from capture.revision import chat_template, context_length, tokenizer_hash
 from gateway import sleep
 from gateway.config import RouteConfig
 from gateway.fleet import Fleet
@@ -15,6 +15,7 @@ from gateway.serving import Serving
 from gateway.state import StateStore
 from quant.bundle import BundleError, verify_bundle
 
+CONTEXT = "--max-model-len"
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +84,7 @@ class Starter:
         """
         bundle = Path(rollout.bundle)
         config = self._serving.config.routes[rollout.route]
-        await asyncio.to_thread(_verify, bundle, config.model)
+        await asyncio.to_thread(verify, bundle, config)
         return await self._fleet.place(
             rollout.candidate, rollout.route, bundle, config, is_candidate=True
         )
@@ -109,7 +110,13 @@ def _configured(route: str, config: RouteConfig) -> str:
     return f"{route}-external" if config.model is None else f"{route}-teacher"
 
 
-def _verify(bundle: Path, model: Path | None) -> None:
+def verify(bundle: Path, config: RouteConfig) -> None:
+    """See that a bundle is whole, and reads what its route's model reads.
+
+    Raises:
+        BundleError: If it is not what it says it is, reads text differently, or takes less of it.
+    """
+    model = config.model
     if model is None:
         verify_bundle(bundle, tokenizer_hash=None)
         return
@@ -118,4 +125,12 @@ def _verify(bundle: Path, model: Path | None) -> None:
         raise BundleError(
             f"{bundle}: its chat template is not that of {model}, so it would read other prompts; "
             "copy the route's template into the checkpoint and make the bundle again"
+        )
+    is_told = any(arg.replace("_", "-").startswith(CONTEXT) for arg in config.engine.args)
+    ours, theirs = context_length(bundle), context_length(model)
+    if not is_told and ours is not None and theirs is not None and ours < theirs:
+        raise BundleError(
+            f"{bundle} takes at most {ours} tokens and would refuse longer requests that {model}, "
+            f'which takes {theirs}, answers; if there are none, put "{CONTEXT}", "{ours}" into '
+            "engine.args of the route and restart the gateway"
         )

@@ -52,7 +52,7 @@ def route(
 
 @contextmanager
 def gateway(
-    folder: Path, teacher: dict[str, object] | None = None, **options: Any
+    folder: Path, teacher: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Gateway]:
     """A gateway whose engines share a GPU."""
     config = configure(folder, route=route(**options), gpu=folder / "gpu")

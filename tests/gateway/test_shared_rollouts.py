@@ -31,7 +31,7 @@ TEACHER = "support-teacher"
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
-def bundle(folder: Path, name: str = "bundle", **behaviour: object) -> str:
+def bundle(folder: Path, name: str = "bundle", **behaviour: Any) -> str:
     draft = fake_vllm.model(folder / f"{name}-draft", **behaviour)
     publish(draft, folder / name, lineage=Lineage(), parameters=1, quality={})
     return str(folder / name)

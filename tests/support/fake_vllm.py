@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ def installed(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{package.parent}:{ROOT}", "HOLD": str(folder / "hold")}
 
 
-def model(folder: Path, **behaviour: object) -> Path:
+def model(folder: Path, config: Mapping[str, object] = {}, **behaviour: object) -> Path:
     """A folder that passes for a model, whose engine behaves in some way; ``exits``: not at all."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / BEHAVIOUR).write_text(json.dumps(behaviour))
     return folder
 
