@@ -19,7 +19,7 @@ class QuantConfig(BaseModel):
         where: SQL filter over the log's ``examples`` view.
         calibration_rows: Examples to calibrate on.
         calibration_text: Plain text to calibrate on instead of the log, to see what that costs.
-        max_length: Tokens read of each; the rest of a longer one is left out.
+        max_length: Tokens read of each; a longer one loses the beginning of its prompt.
         batch_tokens: Padded tokens per forward pass.
         group_size: Input channels that share a step of 4 bits; by default the largest of 128, 64
             and 32 that divides those of every layer.

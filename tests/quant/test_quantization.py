@@ -255,6 +255,17 @@ def test_a_plain_text_can_be_calibrated_on(made: Made) -> None:
     assert lineage.calibration_digest != made.manifest.lineage.calibration_digest
 
 
+def test_what_has_no_token_to_compare_gets_no_figure(made: Made) -> None:
+    config, out = made.home / "short.toml", made.home / "of_prompts"
+    config.write_text(f"{CONFIG}max_length = 1\n")  # no answer fits in beside its prompt
+
+    assert quantize(made.model, "--scheme=int4-rtn", "--out", out, "-c", config, "--no-check") == 0
+
+    quality = verify_bundle(out, tokenizer_hash=None).quality
+    assert quality["rows"] > 0
+    assert not {"kl_to_parent_nats", "top1_agreement_with_parent"} & set(quality)
+
+
 def test_sensitivity_is_shown_and_written(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     out = made.home / "sensitivity"
     words = ("--budget=0.2", "-c", made.home / "retort.toml", "--out", out, "--json")
