@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -71,7 +71,8 @@ def write_packed(
         keep: Where a file's packed layers are kept until it is written.
 
     Raises:
-        CompressionError: If the folder does not store a layer under the name the model gives it.
+        CompressionError: If the folder does not store a layer under the name the model gives it,
+            or the disk is full.
         ManifestError: If the source holds code or pickles.
     """
     shards = copy_rest(source, folder, _quantization_config(layers, ignored))
@@ -80,7 +81,7 @@ def write_packed(
     size_bytes = 0
     for shard in shards:
         tensors = _pack_shard(source / shard, remaining, changed, keep)
-        save_file(tensors, folder / shard, metadata={"format": "pt"})
+        _save(tensors, folder / shard)
         shutil.copymode(folder / "config.json", folder / shard)  # safetensors writes 0600
         stored |= dict.fromkeys(tensors, shard)
         size_bytes += sum(tensor.nbytes for tensor in tensors.values())
@@ -127,6 +128,15 @@ def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     return shards
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise CompressionError(
+            f"{path}: cannot be written ({error}); make room there, or give --out another place"
+        ) from error
 
 
 def _pack_shard(

@@ -26,7 +26,7 @@ from quant.calibration import (
 from quant.compressor import Formats, batches_of, linear_layers
 from quant.config import QuantConfig
 from quant.errors import CompressionError
-from quant.heldout import Figures, HeldOut, Measured, compared, worst_slice
+from quant.heldout import Figures, HeldOut, Measured, check_floor, compared
 from quant.making import make, uniform_formats
 from quant.memory import check_memory
 from quant.mixing import Sensitivity, search
@@ -158,7 +158,8 @@ class Quantization:
                 seen = reference.compare(model)
                 figures |= {"kl_to_parent_nats": seen.kl_nats}
                 figures |= {"top1_agreement_with_parent": seen.top1_agreement}
-            self._check_floor(figures)
+            name, is_forced = self.wish.scheme.name, self.wish.is_forced
+            check_floor(figures, self.config.floor, name, screen, is_forced=is_forced)
             figures["engine_checked"] = float(trial is not None)
             if trial is not None:
                 screen.say(f"trying it in {self.wish.scheme.engine}")
@@ -253,23 +254,6 @@ class Quantization:
             return None
         screen.say("measuring on held-out rows")
         return self.heldout.measure(model, self.config.batch_tokens, keep)
-
-    def _check_floor(self, figures: Figures) -> None:
-        """Refuse, or mark, what keeps too little.
-
-        Raises:
-            CompressionError: If it was not forced.
-        """
-        worst = worst_slice(figures)
-        if worst is None or worst[1] >= self.config.floor:
-            return
-        if not self.wish.is_forced:
-            raise CompressionError(
-                f"{self.wish.scheme.name} keeps {worst[1]:.1%} of the model's right answers in the "
-                f"slice {worst[0]!r}, `floor` in [quant] is {self.config.floor:.1%}: nothing was "
-                "published; choose another scheme, or --force it"
-            )
-        figures["forced"] = 1.0
 
     def _lineage(self) -> Lineage:
         settings = self.config.model_dump(
