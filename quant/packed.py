@@ -30,10 +30,11 @@ WRITTEN_HERE = (INDEX, MANIFEST, "config.json")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One rounded linear layer."""
+    """One rounded linear layer, or the output head, which vLLM does not count among them."""
 
     format: Format
     weight: Rounded
+    is_head: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -159,11 +160,14 @@ def _pack_shard(
 def _quantization_config(
     layers: Mapping[str, Layer], ignored: Sequence[str]
 ) -> dict[str, JsonValue]:
-    """One group of layers per format; of a single one every linear layer that is not ignored."""
+    """One group of layers per format; of a single one every linear layer that is not ignored.
+
+    With the output head among them every layer is named: vLLM's head is no ``Linear``.
+    """
     names_of: dict[Format, list[str]] = {}
     for name, layer in layers.items():
         names_of.setdefault(layer.format, []).append(name)
-    is_uniform = len(names_of) == 1
+    is_uniform = len(names_of) == 1 and not any(layer.is_head for layer in layers.values())
     groups = {
         f"group_{number}": _group(each, ["Linear"] if is_uniform else _targets(names))
         for number, (each, names) in enumerate(names_of.items())
