@@ -25,6 +25,7 @@ from quant.quantization import Quantization, Wish
 from quant.schemes import Scheme, served
 from quant.screen import Screen
 from quant.serving import examine, trial_spec
+from quant.source import shards_of
 from quant.speed import compare_speeds
 from quant.target import this_target
 from trainer.checkpoint import write_json
@@ -258,4 +259,4 @@ def _speeds(engine: Engine, parents: Engine, first: Engine, vocabulary: int) -> 
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum((folder / name).stat().st_size for name in shards_of(folder))

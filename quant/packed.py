@@ -20,12 +20,8 @@ from torch import Tensor, nn
 from quant.errors import CompressionError
 from quant.formats import Format, pack
 from quant.paged import Keep
-from trainer.folder import list_files
+from quant.source import INDEX, files_beside, shards_of
 from trainer.grid import Rounded
-from trainer.manifest import MANIFEST
-
-INDEX = "model.safetensors.index.json"
-WRITTEN_HERE = (INDEX, MANIFEST, "config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ def write_packed(
     """Copy a model folder, its linear layers replaced; no file of it is ever held whole.
 
     Args:
-        source: Folder of the unquantized model.
+        source: Folder of the unquantized model, of ``check_source``.
         folder: Empty folder to fill.
         layers: Rounded layers by name.
         ignored: Linear layers left as they are.
@@ -74,9 +70,9 @@ def write_packed(
     Raises:
         CompressionError: If the folder does not store a layer under the name the model gives it,
             or the disk is full.
-        ManifestError: If the source holds code or pickles.
     """
-    shards = copy_rest(source, folder, _quantization_config(layers, ignored))
+    copy_rest(source, folder, _quantization_config(layers, ignored))
+    shards = shards_of(source)
     remaining = dict(layers)
     stored: dict[str, str] = {}
     size_bytes = 0
@@ -105,30 +101,21 @@ def size_ratio(rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], st
     return (packed + sum(weight.numel() for weight in left) * each) / stored
 
 
-def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
+def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> None:
     """Copy what is no weight, and say in ``config.json`` how weights are stored.
 
     Args:
-        source: Folder of the unquantized model.
+        source: Folder of the unquantized model, of ``check_source``.
         folder: Empty folder to fill.
         quantization: What compressed-tensors needs to know.
-
-    Returns:
-        Names of the source's files of weights.
-
-    Raises:
-        ManifestError: If the source holds code or pickles.
     """
-    names = list_files(source)
-    shards = [name for name in names if name.endswith(".safetensors")]
-    for name in set(names) - {*shards, *WRITTEN_HERE}:
+    for name in files_beside(source):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = quantization
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    return shards
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

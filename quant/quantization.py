@@ -36,6 +36,7 @@ from quant.reading import open_packed
 from quant.reference import Reference
 from quant.schemes import COMPRESSOR, Scheme
 from quant.screen import Screen
+from quant.source import check_source
 from quant.target import Target, largest_int8
 from quant.tool import compress, open_made
 from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
@@ -99,14 +100,16 @@ class Quantization:
             snapshot: What names those rows again.
 
         Raises:
-            ManifestError: If the checkpoint is not what its manifest says.
+            ManifestError: If the checkpoint is not what its manifest says, or the folder holds
+                what no bundle may.
             CalibrationError: If no row can be used.
-            CompressionError: If the model is quantized already.
+            CompressionError: If the model is quantized already, or its weights are not there.
         """
         if "quantization_config" in _config(model):
             raise CompressionError(
                 f"{model}: the model is quantized already; give the checkpoint it came from"
             )
+        check_source(model)
         parent = verify_folder(model).lineage if (model / MANIFEST).exists() else Lineage()
         fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
         table = only_tokenizer(table, tokenizer_hash(model))

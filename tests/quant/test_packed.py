@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -66,3 +68,19 @@ def test_vllm_finds_the_one_format_of_a_rounded_head_too(tmp_path: Path) -> None
     down = "model.layers.1.mlp.down_proj"
     for name, module in (("lm_head", ParallelLMHead()), (down, RowParallelLinear())):
         assert find_matched_target(name, module, targets, {}) in targets
+
+
+def test_other_weights_beside_those_of_the_model_stay_behind(tmp_path: Path) -> None:
+    source, folder = make_tiny_model(tmp_path / "model"), tmp_path / "bundle"
+    folder.mkdir()
+    stray = source / "consolidated.safetensors"
+    save_file({"output.weight": torch.zeros(4, 4)}, stray)
+    (source / "model.gguf").touch()
+
+    write_packed(source, folder, {}, [], {}, in_memory)
+
+    files, expected = (sorted(path.name for path in each.iterdir()) for each in (folder, source))
+    assert files == [name for name in expected if name not in (stray.name, "model.gguf")]
+    assert load_file(folder / "model.safetensors").keys() == (
+        load_file(source / "model.safetensors").keys()
+    )

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from quant.errors import CompressionError
 from quant.heldout import Figures, Measured
 from tests.support.answered_rows import answer, write_log
 from tests.support.tiny_model import make_tiny_model
+from trainer.errors import ManifestError
 from trainer.manifest import Lineage, Manifest, write_manifest
 
 pytestmark = pytest.mark.slow
@@ -154,6 +156,34 @@ def test_a_checkpoint_keeps_its_lineage_and_its_own_held_out_share(made: Made) -
 def refuse(home: Path, model: Path, out: str) -> None:
     words = [str(model), "--scheme=int8", "--out", str(home / out), "-c", str(home / "retort.toml")]
     quantize_app([*words, "--no-check"], prog_name="retort quantize")
+
+
+def test_what_no_bundle_may_hold_is_refused_before_any_work(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(made.model, made.home / "own_code"))
+    (model / "modeling_own.py").touch()
+    read: list[Path] = []
+    monkeypatch.setattr("quant.quantization.open_paged", lambda folder, _keep: read.append(folder))
+
+    with pytest.raises(ManifestError, match=r"modeling_own\.py: holds code"):
+        refuse(made.home, model, "of_code")
+
+    assert read == []
+
+
+def test_a_model_in_a_hugging_face_cache_is_quantized(made: Made) -> None:
+    snapshot, blobs = made.home / "cache/snapshots/main", made.home / "cache/blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(made.model, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs", path.name))
+    out = made.home / "of_cache"
+
+    quantize(snapshot, "--scheme=int8", "--out", out, "-c", made.home / "retort.toml", "--no-check")
+
+    manifest = verify_bundle(out, tokenizer_hash=None)
+    assert manifest.files == made.manifest.files
 
 
 def test_a_bundle_is_not_quantized_again_and_leaves_nothing(made: Made) -> None:
