@@ -68,9 +68,10 @@ def group_size(layers: Linears, wished: int | None = None) -> int:
     odd = next((name for name, layer in layers.items() if layer.in_features % tried), None)
     if odd is None:
         return tried
+    advice = "leave `group_size` out of [quant], or " if wished else ""
     raise CompressionError(
         f"{odd} has {layers[odd].in_features} input channels, which groups of {tried} do not "
-        "divide: choose another `group_size` in [quant], or --scheme int8, which needs no groups"
+        f"divide: {advice}use --scheme int8, which needs no groups"
     )
 
 

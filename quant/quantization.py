@@ -27,7 +27,7 @@ from quant.compressor import Formats, batches_of, linear_layers
 from quant.config import QuantConfig
 from quant.errors import CompressionError
 from quant.heldout import Figures, HeldOut, Measured, check_floor, compared
-from quant.making import make, uniform_formats
+from quant.making import largest_weight, make, trained_format, uniform_formats
 from quant.memory import check_memory
 from quant.mixing import Sensitivity, search
 from quant.packed import size_ratio, write_packed
@@ -103,7 +103,8 @@ class Quantization:
             ManifestError: If the checkpoint is not what its manifest says, or the folder holds
                 what no bundle may.
             CalibrationError: If no row can be used.
-            CompressionError: If the model is quantized already, or its weights are not there.
+            CompressionError: If the model is quantized already, its weights are not there, or it
+                was trained for other ones than the scheme's.
         """
         if "quantization_config" in _config(model):
             raise CompressionError(
@@ -111,6 +112,8 @@ class Quantization:
             )
         check_source(model)
         parent = verify_folder(model).lineage if (model / MANIFEST).exists() else Lineage()
+        if wish.scheme.method == "qat":
+            trained_format(wish.scheme, parent, largest_int8(wish.target))
         fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
         table = only_tokenizer(table, tokenizer_hash(model))
         is_heldout = heldout_mask(table, float(str(fraction)))
@@ -267,7 +270,9 @@ class Quantization:
             **settings,
             "target": self.wish.target,
             "budget": self.wish.budget if self.wish.scheme.method == "mixed" else None,
-            "largest_weight": largest_int8(self.wish.target),
+            "largest_weight": largest_weight(
+                self.wish.scheme, self.parent, largest_int8(self.wish.target)
+            ),
             "snapshot": self.snapshot,
         }
         return self.parent.model_copy(

@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
@@ -22,6 +23,9 @@ from tests.support.answered_rows import answer, write_log
 from tests.support.tiny_model import make_tiny_model
 from trainer.errors import ManifestError
 from trainer.manifest import Lineage, Manifest, write_manifest
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 pytestmark = pytest.mark.slow
 CONFIG = '[capture]\nlog = "log"\n[quant]\ncalibration_rows = 24\nheldout_fraction = 0.5\n'
@@ -258,6 +262,45 @@ def test_a_checkpoint_trained_for_another_format_is_refused(made: Made) -> None:
             [str(made.model), *words, "-c", str(made.home / "retort.toml")],
             prog_name="retort quantize",
         )
+
+
+def trained_for_int8(folder: Path, largest: int) -> Path:
+    model = make_tiny_model(folder, hidden_size=128)
+    grid: JsonValue = {"low": -largest, "high": largest, "group": None}
+    recipe: dict[str, JsonValue] = {"fake_quantize": "int8", "fake_quantize_grid": grid}
+    lineage = Lineage(teacher_revision=model_revision(model), recipe=recipe)
+    write_manifest(model, kind="checkpoint", lineage=lineage, parameters=1, quality={})
+    return model
+
+
+def test_a_bundle_tells_up_to_which_weight_it_was_trained(made: Made) -> None:
+    model, out = trained_for_int8(made.home / "up_to_64", 64), made.home / "of_up_to_64"
+    words = ("--scheme=int8-qat", "--target=hopper", "-c", made.home / "retort.toml")
+
+    assert quantize(model, *words, "--out", out) == 0
+
+    recipe = verify_bundle(out, tokenizer_hash=None).lineage.recipe["quantization"]
+    assert isinstance(recipe, dict)
+    assert recipe["largest_weight"] == 64
+    weights = [tensor for tensor in tensors(out).values() if tensor.dtype == torch.int8]
+    assert max(int(weight.abs().max()) for weight in weights) == 64
+
+
+def test_a_checkpoint_trained_for_larger_weights_is_refused_before_any_work(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read = trained_for_int8(made.home / "up_to_127", 127), list[Path]()
+    monkeypatch.setattr("quant.quantization.largest_int8", lambda _target: 64)
+    monkeypatch.setattr("quant.quantization.open_paged", lambda folder, _keep: read.append(folder))
+    words = ["--scheme=int8-qat", f"--out={made.home / 'of_up_to_127'}", "--no-check"]
+
+    with pytest.raises(CompressionError, match="exact up to 64 only"):
+        quantize_app(
+            [str(model), *words, "-c", str(made.home / "retort.toml")],
+            prog_name="retort quantize",
+        )
+
+    assert read == []
 
 
 def test_a_bundle_for_another_machine_is_made_unchecked(made: Made) -> None:
