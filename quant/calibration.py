@@ -136,16 +136,20 @@ def text_sample(path: Path, model: Path, config: QuantConfig) -> Calibration:
 
 
 def sample_of(table: pa.Table, max_length: int) -> Sample:
-    """Take rows as a model reads them, at most ``max_length`` tokens of each."""
+    """Take rows as a model reads them, at most ``max_length`` tokens of each.
+
+    A longer one loses the beginning of its prompt, since what is measured are tokens of answers.
+    Of an answer that is as long itself the first tokens stay, after the prompt's last one.
+    """
     table = table.take(pa.array(np.argsort(_lengths(table), kind="stable")))
-    prompts, completions = (table[name].to_pylist() for name in LISTS)
-    return Sample(
-        tuple(
-            np.array([*prompt, *completion], dtype=np.int64)[:max_length]
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ),
-        tuple(map(len, prompts)),
-    )
+    sequences: list[Tokens] = []
+    prompt_lengths: list[int] = []
+    for prompt, completion in zip(*(table[name].to_pylist() for name in LISTS), strict=True):
+        answer = completion[: max_length - min(len(prompt), 1)]
+        end = prompt[max(0, len(prompt) + len(answer) - max_length) :]
+        sequences.append(np.array([*end, *answer], dtype=np.int64))
+        prompt_lengths.append(len(end))
+    return Sample(tuple(sequences), tuple(prompt_lengths))
 
 
 def _lengths(table: pa.Table) -> Tokens:

@@ -68,9 +68,10 @@ def group_size(layers: Linears, wished: int | None = None) -> int:
     odd = next((name for name, layer in layers.items() if layer.in_features % tried), None)
     if odd is None:
         return tried
+    advice = "leave `group_size` out of [quant], or " if wished else ""
     raise CompressionError(
         f"{odd} has {layers[odd].in_features} input channels, which groups of {tried} do not "
-        "divide: choose another `group_size` in [quant], or --scheme int8, which needs no groups"
+        f"divide: {advice}use --scheme int8, which needs no groups"
     )
 
 
@@ -139,14 +140,15 @@ def put(model: PreTrainedModel, name: str, each: Format, weight: Rounded) -> Lay
     The output head stays an ordinary layer, of the weights that are meant.
     """
     layer = model.get_submodule(name)
-    if layer is model.get_output_embeddings():
+    is_head = layer is model.get_output_embeddings()
+    if is_head:
         head = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
         head.weight = nn.Parameter(weight.dense().to(layer.weight.dtype), requires_grad=False)
         model.set_submodule(name, head)
     else:
         rounded = RoundedLinear(weight, layer.bias, rounds_inputs=each.rounds_inputs)
         model.set_submodule(name, rounded)
-    return Layer(each, weight)
+    return Layer(each, weight, is_head)
 
 
 def token_passage(

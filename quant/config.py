@@ -1,7 +1,7 @@
 """The ``[quant]`` table of ``retort.toml``: what to calibrate on, and how to try the result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,10 +19,10 @@ class QuantConfig(BaseModel):
         where: SQL filter over the log's ``examples`` view.
         calibration_rows: Examples to calibrate on.
         calibration_text: Plain text to calibrate on instead of the log, to see what that costs.
-        max_length: Tokens read of each; the rest of a longer one is left out.
+        max_length: Tokens read of each; a longer one loses the beginning of its prompt.
         batch_tokens: Padded tokens per forward pass.
-        group_size: Input channels that share a step of 4 bits; by default the largest of 128, 64
-            and 32 that divides those of every layer.
+        group_size: Input channels that share a step of 4 bits, of a size that CPUs and GPUs have
+            kernels for; by default the largest that divides those of every layer.
         sensitivity_rows: Examples that every group of layers is tried on in every format.
         heldout_fraction: Share of the prompts kept for measuring, where the model does not say
             which share its own training kept.
@@ -43,7 +43,7 @@ class QuantConfig(BaseModel):
     calibration_text: Path | None = None
     max_length: PositiveInt = 512
     batch_tokens: PositiveInt = 4096
-    group_size: PositiveInt | None = None
+    group_size: Literal[32, 64, 128] | None = None
     sensitivity_rows: PositiveInt = 64
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     floor: Share = 0.9

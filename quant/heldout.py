@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from quant.blocks import block_by_block
 from quant.calibration import Sample, sample_of
+from quant.errors import CompressionError
 from quant.paged import Keep
+from quant.screen import Screen
 from trainer.dataset import Dataset, Ints, answered, from_table
 from trainer.evaluation import Quality, evaluate
 from trainer.rarity import rarity
@@ -92,7 +94,7 @@ def compared(before: Measured, after: Measured) -> Figures:
         if was[name] is not None:
             figures[f"unquantized_{name}"] = float(was[name])
     for name, quality in after.items():
-        if before[name].exact_match * before[name].rows >= MIN_RIGHT:
+        if round(before[name].exact_match * before[name].rows) >= MIN_RIGHT:
             ratio = quality.exact_match / before[name].exact_match
             figures[RATIO if name == ALL else f"{RATIO}_{name}"] = ratio
     return figures
@@ -105,3 +107,37 @@ def worst_slice(figures: Figures) -> tuple[str, float] | None:
         return None
     name = min(ratios, key=ratios.__getitem__)
     return name.removeprefix(RATIO).removeprefix("_") or ALL, ratios[name]
+
+
+def check_floor(
+    figures: Figures, floor: float, scheme: str, screen: Screen, *, is_forced: bool
+) -> None:
+    """Refuse, or mark, what keeps too little; say where that cannot be told.
+
+    Args:
+        figures: Of ``compared``; empty where there are no held-out rows.
+        floor: Share of the right answers to keep in the worst slice.
+        scheme: Its name.
+        screen: Gets the warning.
+        is_forced: Mark it, do not refuse it.
+
+    Raises:
+        CompressionError: If it was not forced.
+    """
+    worst = worst_slice(figures)
+    if worst is None and "rows" in figures:
+        rows = round(figures["rows"])
+        right = round(figures["unquantized_exact_match"] * rows)
+        screen.warn(
+            f"the model got {right} of {rows} held-out rows right, under {MIN_RIGHT}: what the "
+            "bundle keeps of them cannot be told, `floor` in [quant] was not checked"
+        )
+    if worst is None or worst[1] >= floor:
+        return
+    if not is_forced:
+        raise CompressionError(
+            f"{scheme} keeps {worst[1]:.1%} of the model's right answers in the slice "
+            f"{worst[0]!r}, `floor` in [quant] is {floor:.1%}: nothing was published; choose "
+            "another scheme, or --force it"
+        )
+    figures["forced"] = 1.0

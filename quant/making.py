@@ -41,11 +41,10 @@ def uniform_formats(
         largest: Weight of INT8 on the target.
 
     Raises:
-        CompressionError: If the width of a layer does not divide, or the checkpoint was not
-            trained for the scheme.
+        CompressionError: If the width of a layer does not divide, or as ``trained_format``.
     """
     if scheme.method == "qat":
-        return dict.fromkeys(layers, _trained_format(scheme, parent))
+        return dict.fromkeys(layers, trained_format(scheme, parent, largest))
     if scheme.weight_bits == 4:  # noqa: PLR2004 - bits
         return dict.fromkeys(layers, int4(group_size(layers, wished_group)))
     eight = int8(largest) if scheme.activation_bits == scheme.weight_bits else int8_weight()
@@ -82,8 +81,25 @@ def make(
     return compensate_layers(model, layers, ordered, batches, screen.advance, keep), changed
 
 
-def _trained_format(scheme: Scheme, parent: Lineage) -> Format:
-    """The format that a checkpoint's own training rounded to."""
+def largest_weight(scheme: Scheme, parent: Lineage, largest: int) -> int:
+    """Up to which weight the INT8 of a bundle goes: as trained, or as the target multiplies."""
+    if scheme.method == "qat" and scheme.activation_bits == 8:  # noqa: PLR2004 - bits
+        return trained_format(scheme, parent, largest).grid.high
+    return largest
+
+
+def trained_format(scheme: Scheme, parent: Lineage, largest: int) -> Format:
+    """The format that a checkpoint's own training rounded to.
+
+    Args:
+        scheme: One that rounds as it was trained.
+        parent: Of the checkpoint.
+        largest: Weight of INT8 on the target.
+
+    Raises:
+        CompressionError: If it was trained for another format, or for larger weights than the
+            target multiplies exactly.
+    """
     wanted = scheme.name.partition("-")[0]
     found = parent.recipe.get(TRAINED_FOR)
     grid = parent.recipe.get(TRAINED_GRID)
@@ -93,4 +109,11 @@ def _trained_format(scheme: Scheme, parent: Lineage) -> Format:
             f"{scheme.name}: this checkpoint was trained {was}; train it with "
             f'`fake_quantize = "{wanted}"` in [trainer], or use another scheme'
         )
-    return Format(wanted, Grid(**grid), rounds_inputs=wanted == "int8")  # type: ignore[arg-type]
+    trained = Grid(**grid)  # type: ignore[arg-type]
+    if trained.high > largest:
+        raise CompressionError(
+            f"{scheme.name}: this checkpoint was trained for weights up to {trained.high}, the "
+            f"target's products are exact up to {largest} only: train it on such a machine, give "
+            "another --target, or use --scheme int8"
+        )
+    return Format(wanted, trained, rounds_inputs=wanted == "int8")

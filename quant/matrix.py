@@ -1,6 +1,5 @@
 """Every scheme on every model, served and measured side by side."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,8 +25,10 @@ from quant.quantization import Quantization, Wish
 from quant.schemes import Scheme, served
 from quant.screen import Screen
 from quant.serving import examine, trial_spec
+from quant.source import shards_of
 from quant.speed import compare_speeds
 from quant.target import this_target
+from trainer.checkpoint import write_json
 from trainer.dataset import COLUMNS
 from trainer.errors import TrainerError
 from trainer.manifest import MANIFEST, read_manifest
@@ -42,7 +43,7 @@ TOLD = (
     "quality_ratio_rare",
     "engine_logprob_mean_nats",
 )
-FAILURES = (QuantError, CaptureError, TrainerError)
+OURS = (QuantError, CaptureError, TrainerError)  # their messages say what to do
 
 Row = dict[str, Any]
 
@@ -59,6 +60,7 @@ class Bench:
         screen: Shows the progress.
         engines: Ends them.
         running: Engines of the models as they are.
+        rows: What has been measured.
     """
 
     config: QuantConfig
@@ -68,6 +70,7 @@ class Bench:
     screen: Screen
     engines: ExitStack
     running: dict[Path, Engine] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
 
     def plain(self, model: Path) -> Engine:
         """An engine of a model as it is, started on first use and kept."""
@@ -77,6 +80,21 @@ class Bench:
             engine.wait_ready(self.config.engine_timeout_seconds)
             self.running[model] = engine
         return self.running[model]
+
+    def add(self, row: Row) -> None:
+        """Take a finished row, and store all so far: a later failure costs none of them."""
+        self.rows.append(row)
+        write_json(self.out / "matrix.json", self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What ``matrix.json`` holds."""
+        fronts = zip(self.rows, on_front(self.rows), strict=True)
+        return {
+            "target": this_target(),
+            "floor": self.config.floor,
+            "rows": [row | {"pareto": is_best} for row, is_best in fronts],
+            "advice": advice(self.rows, self.config.floor),
+        }
 
 
 def measure_models(
@@ -88,6 +106,8 @@ def measure_models(
     screen: Screen,
 ) -> dict[str, Any]:
     """Quantize every model by every scheme, try each in vLLM and write ``matrix.json``.
+
+    The file is written after each row, so that what was measured outlasts what fails later.
 
     Args:
         models: Folders; speeds are told beside the first one's.
@@ -109,21 +129,11 @@ def measure_models(
     out.mkdir(parents=True, exist_ok=True)
     snapshot = log.snapshot(config.where)
     table = log.read(snapshot, list(COLUMNS))
-    rows: list[Row] = []
     with ExitStack() as engines:
         bench = Bench(config, table, snapshot.model_dump(mode="json"), out, screen, engines)
         for model in models:
-            rows += _measure_model(model, models[0], schemes, bench)
-    for row, is_best in zip(rows, on_front(rows), strict=True):
-        row["pareto"] = is_best
-    content = {
-        "target": this_target(),
-        "floor": config.floor,
-        "rows": rows,
-        "advice": advice(rows, config.floor),
-    }
-    (out / "matrix.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return content
+            _measure_model(model, models[0], schemes, bench)
+    return bench.content()
 
 
 def check_places(models: Sequence[Path], out: Path) -> None:
@@ -147,20 +157,20 @@ def check_places(models: Sequence[Path], out: Path) -> None:
 
 def _measure_model(
     model: Path, first: Path, schemes: Sequence[Scheme] | None, bench: Bench
-) -> list[Row]:
+) -> None:
     plain = _plain_row(model, first, bench)
-    rows = [plain]
+    bench.add(plain)
     for scheme in schemes if schemes is not None else _fitting(model):
         row: Row = {"model": plain["model"], "folder": model.name, "scheme": scheme.name}
         row |= {"library": scheme.library, "made": False, "served": False, "error": None}
         began = time.monotonic()
         try:
             _try_scheme(model, first, scheme, plain, bench, row)
-        except FAILURES as error:
-            row["error"] = str(error)
-            bench.screen.warn(f"{model.name}, {scheme.name}: {error}")
-        rows.append(row | {"seconds": time.monotonic() - began})
-    return rows
+        except Exception as error:  # noqa: BLE001  one scheme's; it must not end the others
+            told = str(error) if isinstance(error, OURS) else f"{type(error).__name__}: {error}"
+            row["error"] = told
+            bench.screen.warn(f"{model.name}, {scheme.name}: {told}")
+        bench.add(row | {"seconds": time.monotonic() - began})
 
 
 def _fitting(model: Path) -> list[Scheme]:
@@ -210,12 +220,7 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
 def _try_scheme(
     model: Path, first: Path, scheme: Scheme, plain: Row, bench: Bench, row: Row
 ) -> None:
-    """Fill a row with one scheme of one model, as far as it goes.
-
-    Raises:
-        QuantError: If it cannot be made or served.
-        EngineError: Likewise.
-    """
+    """Fill a row with one scheme of one model, as far as it goes."""
     out = bench.out / f"{model.name}-{scheme.name}"
     wish = Wish(scheme, this_target(), is_forced=True)
     job = Quantization.prepare(model, wish, bench.config, bench.table, bench.snapshot)
@@ -254,4 +259,4 @@ def _speeds(engine: Engine, parents: Engine, first: Engine, vocabulary: int) -> 
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum((folder / name).stat().st_size for name in shards_of(folder))

@@ -85,7 +85,8 @@ def search(
         screen: Shows the progress.
 
     Raises:
-        CompressionError: If the model has no layer to quantize, or one of odd width.
+        CompressionError: If the model has no layer to quantize, or one of odd width, or no row
+            has a token of an answer.
     """
     layers = linear_layers(model)
     each = (int8(largest), int4(group_size(layers, config.group_size)), int8_weight())
@@ -97,6 +98,11 @@ def search(
         to_try |= dict.fromkeys(head, (eight_weight, four))
     thinned = _thin(sample, config.sensitivity_rows)
     reference = Reference.of(model, thinned, config.batch_tokens, keep)
+    if reference is None:
+        raise CompressionError(
+            f"no token of an answer among the {len(thinned.sequences)} rows that formats are to be "
+            "tried on: give a larger `max_length`, or widen `where` in [quant]"
+        )
     screen.say(f"trying {len(groups)} groups of layers", count_looks(groups, to_try))
     found = measure(model, layers | head, groups, to_try, reference, screen.advance)
     return Sensitivity(found, groups, {format_.name: format_ for format_ in each})

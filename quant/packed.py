@@ -13,27 +13,24 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quant.errors import CompressionError
 from quant.formats import Format, pack
 from quant.paged import Keep
-from trainer.folder import list_files
+from quant.source import INDEX, files_beside, shards_of
 from trainer.grid import Rounded
-from trainer.manifest import MANIFEST
-
-INDEX = "model.safetensors.index.json"
-WRITTEN_HERE = (INDEX, MANIFEST, "config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One rounded linear layer."""
+    """One rounded linear layer, or the output head, which vLLM does not count among them."""
 
     format: Format
     weight: Rounded
+    is_head: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -63,7 +60,7 @@ def write_packed(
     """Copy a model folder, its linear layers replaced; no file of it is ever held whole.
 
     Args:
-        source: Folder of the unquantized model.
+        source: Folder of the unquantized model, of ``check_source``.
         folder: Empty folder to fill.
         layers: Rounded layers by name.
         ignored: Linear layers left as they are.
@@ -71,16 +68,17 @@ def write_packed(
         keep: Where a file's packed layers are kept until it is written.
 
     Raises:
-        CompressionError: If the folder does not store a layer under the name the model gives it.
-        ManifestError: If the source holds code or pickles.
+        CompressionError: If the folder does not store a layer under the name the model gives it,
+            or the disk is full.
     """
-    shards = copy_rest(source, folder, _quantization_config(layers, ignored))
+    copy_rest(source, folder, _quantization_config(layers, ignored))
+    shards = shards_of(source)
     remaining = dict(layers)
     stored: dict[str, str] = {}
     size_bytes = 0
     for shard in shards:
         tensors = _pack_shard(source / shard, remaining, changed, keep)
-        save_file(tensors, folder / shard, metadata={"format": "pt"})
+        _save(tensors, folder / shard)
         shutil.copymode(folder / "config.json", folder / shard)  # safetensors writes 0600
         stored |= dict.fromkeys(tensors, shard)
         size_bytes += sum(tensor.nbytes for tensor in tensors.values())
@@ -103,30 +101,30 @@ def size_ratio(rounded: Mapping[str, Layer], layers: Mapping[str, nn.Linear], st
     return (packed + sum(weight.numel() for weight in left) * each) / stored
 
 
-def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> list[str]:
+def copy_rest(source: Path, folder: Path, quantization: JsonValue) -> None:
     """Copy what is no weight, and say in ``config.json`` how weights are stored.
 
     Args:
-        source: Folder of the unquantized model.
+        source: Folder of the unquantized model, of ``check_source``.
         folder: Empty folder to fill.
         quantization: What compressed-tensors needs to know.
-
-    Returns:
-        Names of the source's files of weights.
-
-    Raises:
-        ManifestError: If the source holds code or pickles.
     """
-    names = list_files(source)
-    shards = [name for name in names if name.endswith(".safetensors")]
-    for name in set(names) - {*shards, *WRITTEN_HERE}:
+    for name in files_beside(source):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = quantization
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    return shards
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise CompressionError(
+            f"{path}: cannot be written ({error}); make room there, or give --out another place"
+        ) from error
 
 
 def _pack_shard(
@@ -149,11 +147,14 @@ def _pack_shard(
 def _quantization_config(
     layers: Mapping[str, Layer], ignored: Sequence[str]
 ) -> dict[str, JsonValue]:
-    """One group of layers per format; of a single one every linear layer that is not ignored."""
+    """One group of layers per format; of a single one every linear layer that is not ignored.
+
+    With the output head among them every layer is named: vLLM's head is no ``Linear``.
+    """
     names_of: dict[Format, list[str]] = {}
     for name, layer in layers.items():
         names_of.setdefault(layer.format, []).append(name)
-    is_uniform = len(names_of) == 1
+    is_uniform = len(names_of) == 1 and not any(layer.is_head for layer in layers.values())
     groups = {
         f"group_{number}": _group(each, ["Linear"] if is_uniform else _targets(names))
         for number, (each, names) in enumerate(names_of.items())

@@ -26,8 +26,8 @@ from quant.calibration import (
 from quant.compressor import Formats, batches_of, linear_layers
 from quant.config import QuantConfig
 from quant.errors import CompressionError
-from quant.heldout import Figures, HeldOut, Measured, compared, worst_slice
-from quant.making import make, uniform_formats
+from quant.heldout import Figures, HeldOut, Measured, check_floor, compared
+from quant.making import largest_weight, make, trained_format, uniform_formats
 from quant.memory import check_memory
 from quant.mixing import Sensitivity, search
 from quant.packed import size_ratio, write_packed
@@ -36,6 +36,7 @@ from quant.reading import open_packed
 from quant.reference import Reference
 from quant.schemes import COMPRESSOR, Scheme
 from quant.screen import Screen
+from quant.source import check_source
 from quant.target import Target, largest_int8
 from quant.tool import compress, open_made
 from trainer.manifest import MANIFEST, Lineage, Manifest, verify_folder
@@ -99,15 +100,20 @@ class Quantization:
             snapshot: What names those rows again.
 
         Raises:
-            ManifestError: If the checkpoint is not what its manifest says.
+            ManifestError: If the checkpoint is not what its manifest says, or the folder holds
+                what no bundle may.
             CalibrationError: If no row can be used.
-            CompressionError: If the model is quantized already.
+            CompressionError: If the model is quantized already, its weights are not there, or it
+                was trained for other ones than the scheme's.
         """
         if "quantization_config" in _config(model):
             raise CompressionError(
                 f"{model}: the model is quantized already; give the checkpoint it came from"
             )
+        check_source(model)
         parent = verify_folder(model).lineage if (model / MANIFEST).exists() else Lineage()
+        if wish.scheme.method == "qat":
+            trained_format(wish.scheme, parent, largest_int8(wish.target))
         fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
         table = only_tokenizer(table, tokenizer_hash(model))
         is_heldout = heldout_mask(table, float(str(fraction)))
@@ -158,7 +164,8 @@ class Quantization:
                 seen = reference.compare(model)
                 figures |= {"kl_to_parent_nats": seen.kl_nats}
                 figures |= {"top1_agreement_with_parent": seen.top1_agreement}
-            self._check_floor(figures)
+            name, is_forced = self.wish.scheme.name, self.wish.is_forced
+            check_floor(figures, self.config.floor, name, screen, is_forced=is_forced)
             figures["engine_checked"] = float(trial is not None)
             if trial is not None:
                 screen.say(f"trying it in {self.wish.scheme.engine}")
@@ -254,23 +261,6 @@ class Quantization:
         screen.say("measuring on held-out rows")
         return self.heldout.measure(model, self.config.batch_tokens, keep)
 
-    def _check_floor(self, figures: Figures) -> None:
-        """Refuse, or mark, what keeps too little.
-
-        Raises:
-            CompressionError: If it was not forced.
-        """
-        worst = worst_slice(figures)
-        if worst is None or worst[1] >= self.config.floor:
-            return
-        if not self.wish.is_forced:
-            raise CompressionError(
-                f"{self.wish.scheme.name} keeps {worst[1]:.1%} of the model's right answers in the "
-                f"slice {worst[0]!r}, `floor` in [quant] is {self.config.floor:.1%}: nothing was "
-                "published; choose another scheme, or --force it"
-            )
-        figures["forced"] = 1.0
-
     def _lineage(self) -> Lineage:
         settings = self.config.model_dump(
             mode="json",
@@ -280,7 +270,9 @@ class Quantization:
             **settings,
             "target": self.wish.target,
             "budget": self.wish.budget if self.wish.scheme.method == "mixed" else None,
-            "largest_weight": largest_int8(self.wish.target),
+            "largest_weight": largest_weight(
+                self.wish.scheme, self.parent, largest_int8(self.wish.target)
+            ),
             "snapshot": self.snapshot,
         }
         return self.parent.model_copy(

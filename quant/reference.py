@@ -55,9 +55,12 @@ class Reference:
     @torch.inference_mode()
     def of(
         cls, model: PreTrainedModel, sample: Sample, batch_tokens: int, keep: Keep = in_memory
-    ) -> Self:
-        """Run the model once."""
-        hidden_ND = keep(_hidden(model, sample, batch_tokens, keep))
+    ) -> Self | None:
+        """Run the model once; None if the sample has no completion token to compare."""
+        hidden_ND = _hidden(model, sample, batch_tokens, keep)
+        if not len(hidden_ND):
+            return None
+        hidden_ND = keep(hidden_ND)
         return cls(sample, batch_tokens, hidden_ND, model.get_output_embeddings().weight, keep)
 
     @torch.inference_mode()
@@ -75,7 +78,7 @@ class Reference:
             kl += float((before_NV.exp() * (before_NV - after_NV)).sum())
             agreed += int((before_NV.argmax(dim=-1) == after_NV.argmax(dim=-1)).sum())
         tokens = len(hidden_ND)
-        return Divergence(kl / max(tokens, 1), agreed / max(tokens, 1), tokens)
+        return Divergence(kl / tokens, agreed / tokens, tokens)
 
 
 def _hidden(model: PreTrainedModel, sample: Sample, batch_tokens: int, keep: Keep) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,8 +15,15 @@ PICKLES = frozenset(
 )
 
 
-def list_files(folder: Path) -> list[str]:
+def list_files(
+    folder: Path, *, left_out: Collection[str] = (), blobs: Path | None = None
+) -> list[str]:
     """Return the sorted paths of all files, relative to the folder, with ``/``.
+
+    Args:
+        folder: To look through.
+        left_out: Suffixes of files that are neither checked nor returned.
+        blobs: Folder in which files may lie that links lead to; None allows no link.
 
     Raises:
         ManifestError: If one is code, may be a pickle, is a link or no regular file, or is JSON
@@ -24,11 +32,15 @@ def list_files(folder: Path) -> list[str]:
     names: list[str] = []
     for root, folders, files in os.walk(folder):
         for path in (Path(root) / name for name in [*folders, *files]):
-            if path.is_symlink():
-                raise ManifestError(f"{path}: a symbolic link; replace it by the file itself")
+            if path.is_symlink() and path.resolve().parent != blobs:
+                raise ManifestError(
+                    f"{path}: a symbolic link; replace it by the file itself (`cp -rL` copies a "
+                    "folder so)"
+                )
         for path in (Path(root) / name for name in files):
-            _check(path)
-            names.append(path.relative_to(folder).as_posix())
+            if path.suffix.lower() not in left_out:
+                _check(path)
+                names.append(path.relative_to(folder).as_posix())
     return sorted(names)
 
 

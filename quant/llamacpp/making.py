@@ -18,11 +18,9 @@ from quant.llamacpp.export import read_gguf, write_gguf
 from quant.llamacpp.vocabulary import COARSEST, Reading, choose_pre, open_tokenizer
 from quant.schemes import Scheme
 from quant.screen import Screen
-from trainer.folder import list_files
-from trainer.manifest import MANIFEST
+from quant.source import files_beside
 
 FILE = "model.gguf"
-WEIGHTS = (".safetensors", ".safetensors.index.json", ".gguf")
 BLOCK = 256  # weights that share a scale in llama.cpp's K formats
 SHOWN = 60  # characters of a string that is read otherwise
 
@@ -98,10 +96,9 @@ def make_gguf(
     screen.say("quantizing with llama.cpp")
     quantize(plain, draft / FILE, scheme)
     plain.unlink()
-    for name in list_files(source):
-        if name != MANIFEST and not name.endswith(WEIGHTS):
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, draft / name)
+    for name in ("config.json", *files_beside(source)):
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, draft / name)
     return read_gguf(draft / FILE, source)
 
 

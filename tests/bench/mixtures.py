@@ -50,6 +50,7 @@ def compare_mixtures(
     def loss(names: Mapping[str, str]) -> float:
         now = open_teacher(model, cpu)
         reference = Reference.of(now, held, config.batch_tokens)
+        assert reference is not None
         formats = {
             layer: found.formats[name]
             for group, name in names.items()

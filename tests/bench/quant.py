@@ -205,7 +205,7 @@ def show(content: dict[str, Any]) -> None:
             f"{row['tokens_per_second_ratio']:.2f}",
             f"{row['kl_to_parent_nats']:.2e}",
             f"{row['exact_match']:.1%}",
-            f"{row['quality_ratio']:.1%}",
+            f"{row['quality_ratio'] or float('nan'):.1%}",
             f"{row['quality_ratio_rare'] or float('nan'):.1%}",
             f"{row['seconds']:.0f}",
         )

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quant import calibration
-from quant.calibration import choose_rows, heldout_mask, only_tokenizer
+from quant.calibration import choose_rows, heldout_mask, only_tokenizer, sample_of
 from quant.errors import CalibrationError
 from trainer.dataset import is_heldout
 
@@ -90,7 +90,26 @@ def test_a_log_larger_than_what_is_grouped_gives_all_its_lengths(
 def test_long_rows_are_cut() -> None:
     chosen = choose_rows(examples([[1, 2, 3]]), 4, 5, seed=0)
 
-    assert [sequence.tolist() for sequence in chosen.sample.sequences] == [[1, 2, 3, 99, 99]]
+    assert [sequence.tolist() for sequence in chosen.sample.sequences] == [[2, 3, 99, 99, 99]]
+    assert chosen.sample.prompt_lengths == (2,)
+
+
+@given(prompt=st.integers(0, 12), completion=st.integers(0, 12), max_length=st.integers(2, 8))
+def test_of_a_long_row_the_end_of_the_prompt_and_the_start_of_the_answer_stay(
+    prompt: int, completion: int, max_length: int
+) -> None:
+    table = examples([[*range(prompt)]]).set_column(
+        4, "completion_ids", pa.array([[*range(100, 100 + completion)]], pa.list_(pa.int32()))
+    )
+
+    sample = sample_of(table, max_length)
+
+    (sequence,), (start,) = sample.sequences, sample.prompt_lengths
+    assert len(sequence) == min(prompt + completion, max_length)
+    assert sequence[:start].tolist() == [*range(prompt)][prompt - start :]
+    assert sequence[start:].tolist() == [*range(100, 100 + completion)][: len(sequence) - start]
+    assert (start > 0) == (prompt > 0)
+    assert (len(sequence) > start) == (completion > 0)
 
 
 def test_the_digest_names_the_rows_and_not_their_order() -> None:

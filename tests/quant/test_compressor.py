@@ -107,8 +107,11 @@ def test_the_output_head_is_its_own_layer_only_where_it_is_not_the_embeddings() 
 def test_the_group_is_the_largest_that_divides_every_layer() -> None:
     layers = linear_layers(make_model(tied=True))  # widths 32 and 48
 
-    with pytest.raises(CompressionError, match="has 48 input channels, which groups of 32 do not"):
+    words = "has 48 input channels, which groups of {} do not divide: use --scheme int8"
+    with pytest.raises(CompressionError, match=words.format(32)):
         group_size(layers)
+    with pytest.raises(CompressionError, match=r"groups of 64 .*: leave `group_size` out of"):
+        group_size(layers, 64)
     assert group_size(layers, 16) == 16
 
 

@@ -3,8 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from quant.heldout import compared, slices_of, worst_slice
+from quant.errors import CompressionError
+from quant.heldout import Figures, check_floor, compared, slices_of, worst_slice
+from quant.screen import Screen
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
 from trainer.dataset import from_table
@@ -40,6 +43,35 @@ def test_a_slice_with_few_right_answers_says_nothing_of_what_is_kept() -> None:
     assert "quality_ratio_rare" not in figures
     assert worst_slice(figures) == ("all", 1.0)
     assert worst_slice({"kl_to_teacher_nats": 0.1}) is None
+
+
+def checked(figures: Figures, *, is_forced: bool = False) -> Figures:
+    with Screen.opened() as screen:
+        check_floor(figures, 0.9, "int8", screen, is_forced=is_forced)
+    return figures
+
+
+def test_a_floor_that_cannot_be_checked_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    few = replace(GOOD, exact_match=0.19)
+
+    figures = checked(compared({"all": few}, {"all": replace(few, exact_match=0.0)}))
+
+    words = " ".join(capsys.readouterr().err.split())
+    assert "warning: the model got 19 of 100 held-out rows right, under 20: " in words
+    assert "`floor` in [quant] was not checked" in words
+    assert not [name for name in figures if name.startswith("quality_ratio")]
+
+
+def test_what_keeps_too_little_is_refused_or_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    poor = {"quality_ratio": 0.95, "quality_ratio_rare": 0.5}
+
+    with pytest.raises(CompressionError, match=r"int8 keeps 50\.0% .* slice 'rare'"):
+        checked(dict(poor))
+
+    assert checked(dict(poor), is_forced=True) == poor | {"forced": 1.0}
+    assert checked({"quality_ratio": 0.9}) == {"quality_ratio": 0.9}
+    assert checked({}) == {}  # no held-out rows: told where that is found out
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_slices_cover_the_rows_and_small_ones_are_left_out(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from quant.calibration import Sample
+from quant.calibration import Sample, sample_of
 from quant.config import QuantConfig
 from quant.errors import CompressionError
 from quant.groups import fused_groups
@@ -109,3 +110,30 @@ def test_every_layer_of_a_chosen_group_gets_its_format(found: Sensitivity) -> No
 def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_does(found: Sensitivity) -> None:
     with pytest.raises(CompressionError, match=r"5\.0% of the layers' size, the smallest takes 1"):
         found.choose(0.05)
+
+
+def test_prompts_as_long_as_what_is_read_do_not_hide_what_rounding_loses() -> None:
+    rng = np.random.default_rng(0)
+    rows = {"prompt_ids": (600,) * 4, "completion_ids": (6,) * 4}
+    table = pa.table(
+        {name: [rng.integers(0, 128, n).tolist() for n in each] for name, each in rows.items()}
+    )
+
+    with Screen.opened() as screen:
+        found = search(
+            make_model(tied=True), sample_of(table, 32), QuantConfig(), 127, in_memory, screen
+        )
+
+    assert all(each.kl_nats > 0 for each in found.findings if each.format != AS_IT_IS)
+
+
+def test_rows_without_answers_cannot_choose_formats() -> None:
+    rows = tuple(np.arange(12) for _ in range(4))
+
+    with (
+        Screen.opened() as screen,
+        pytest.raises(CompressionError, match="no token of an answer among the 4 rows"),
+    ):
+        search(
+            make_model(tied=True), Sample(rows, (12,) * 4), QuantConfig(), 127, in_memory, screen
+        )

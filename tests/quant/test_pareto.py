@@ -3,7 +3,9 @@ from typing import Any
 from quant.pareto import advice, on_front, recommended
 
 
-def row(scheme: str, speed: float, right: float | None, worst: float = 1.0) -> dict[str, Any]:
+def row(
+    scheme: str, speed: float, right: float | None, worst: float | None = 1.0
+) -> dict[str, Any]:
     return {
         "folder": "student",
         "scheme": scheme,
@@ -48,3 +50,14 @@ def test_of_rows_about_as_fast_the_one_right_most_often_is_recommended() -> None
 def test_without_a_row_that_qualifies_there_is_no_pick() -> None:
     assert recommended([row("int8", 2.0, 0.2, worst=0.3)], 0.9) is None
     assert advice([], 0.9).startswith("No pick")
+
+
+def test_what_had_too_few_right_answers_to_tell_what_it_keeps_is_not_recommended() -> None:
+    rows = [row("none", 1.0, 0.1), row("int8", 1.5, 0.1, worst=None)]
+
+    pick = recommended(rows, 0.9)
+
+    assert pick is not None
+    assert pick["scheme"] == "none"
+    assert "Not known is what student as int8 keeps: its model got too few" in advice(rows, 0.9)
+    assert advice(rows[1:], 0.9).startswith("No pick")

@@ -1,6 +1,8 @@
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
@@ -19,7 +21,11 @@ from quant.errors import CompressionError
 from quant.heldout import Figures, Measured
 from tests.support.answered_rows import answer, write_log
 from tests.support.tiny_model import make_tiny_model
+from trainer.errors import ManifestError
 from trainer.manifest import Lineage, Manifest, write_manifest
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 pytestmark = pytest.mark.slow
 CONFIG = '[capture]\nlog = "log"\n[quant]\ncalibration_rows = 24\nheldout_fraction = 0.5\n'
@@ -156,6 +162,34 @@ def refuse(home: Path, model: Path, out: str) -> None:
     quantize_app([*words, "--no-check"], prog_name="retort quantize")
 
 
+def test_what_no_bundle_may_hold_is_refused_before_any_work(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(made.model, made.home / "own_code"))
+    (model / "modeling_own.py").touch()
+    read: list[Path] = []
+    monkeypatch.setattr("quant.quantization.open_paged", lambda folder, _keep: read.append(folder))
+
+    with pytest.raises(ManifestError, match=r"modeling_own\.py: holds code"):
+        refuse(made.home, model, "of_code")
+
+    assert read == []
+
+
+def test_a_model_in_a_hugging_face_cache_is_quantized(made: Made) -> None:
+    snapshot, blobs = made.home / "cache/snapshots/main", made.home / "cache/blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(made.model, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs", path.name))
+    out = made.home / "of_cache"
+
+    quantize(snapshot, "--scheme=int8", "--out", out, "-c", made.home / "retort.toml", "--no-check")
+
+    manifest = verify_bundle(out, tokenizer_hash=None)
+    assert manifest.files == made.manifest.files
+
+
 def test_a_bundle_is_not_quantized_again_and_leaves_nothing(made: Made) -> None:
     with pytest.raises(CompressionError, match="quantized already"):
         refuse(made.home, made.bundle, "again")
@@ -230,6 +264,45 @@ def test_a_checkpoint_trained_for_another_format_is_refused(made: Made) -> None:
         )
 
 
+def trained_for_int8(folder: Path, largest: int) -> Path:
+    model = make_tiny_model(folder, hidden_size=128)
+    grid: JsonValue = {"low": -largest, "high": largest, "group": None}
+    recipe: dict[str, JsonValue] = {"fake_quantize": "int8", "fake_quantize_grid": grid}
+    lineage = Lineage(teacher_revision=model_revision(model), recipe=recipe)
+    write_manifest(model, kind="checkpoint", lineage=lineage, parameters=1, quality={})
+    return model
+
+
+def test_a_bundle_tells_up_to_which_weight_it_was_trained(made: Made) -> None:
+    model, out = trained_for_int8(made.home / "up_to_64", 64), made.home / "of_up_to_64"
+    words = ("--scheme=int8-qat", "--target=hopper", "-c", made.home / "retort.toml")
+
+    assert quantize(model, *words, "--out", out) == 0
+
+    recipe = verify_bundle(out, tokenizer_hash=None).lineage.recipe["quantization"]
+    assert isinstance(recipe, dict)
+    assert recipe["largest_weight"] == 64
+    weights = [tensor for tensor in tensors(out).values() if tensor.dtype == torch.int8]
+    assert max(int(weight.abs().max()) for weight in weights) == 64
+
+
+def test_a_checkpoint_trained_for_larger_weights_is_refused_before_any_work(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read = trained_for_int8(made.home / "up_to_127", 127), list[Path]()
+    monkeypatch.setattr("quant.quantization.largest_int8", lambda _target: 64)
+    monkeypatch.setattr("quant.quantization.open_paged", lambda folder, _keep: read.append(folder))
+    words = ["--scheme=int8-qat", f"--out={made.home / 'of_up_to_127'}", "--no-check"]
+
+    with pytest.raises(CompressionError, match="exact up to 64 only"):
+        quantize_app(
+            [str(model), *words, "-c", str(made.home / "retort.toml")],
+            prog_name="retort quantize",
+        )
+
+    assert read == []
+
+
 def test_a_bundle_for_another_machine_is_made_unchecked(made: Made) -> None:
     out = made.home / "for_hopper"
     words = ("--scheme=int4-rtn", "--target=hopper", "-c", made.home / "retort.toml")
@@ -253,6 +326,17 @@ def test_a_plain_text_can_be_calibrated_on(made: Made) -> None:
 
     lineage = verify_bundle(out, tokenizer_hash=None).lineage
     assert lineage.calibration_digest != made.manifest.lineage.calibration_digest
+
+
+def test_what_has_no_token_to_compare_gets_no_figure(made: Made) -> None:
+    config, out = made.home / "short.toml", made.home / "of_prompts"
+    config.write_text(f"{CONFIG}max_length = 1\n")  # no answer fits in beside its prompt
+
+    assert quantize(made.model, "--scheme=int4-rtn", "--out", out, "-c", config, "--no-check") == 0
+
+    quality = verify_bundle(out, tokenizer_hash=None).quality
+    assert quality["rows"] > 0
+    assert not {"kl_to_parent_nats", "top1_agreement_with_parent"} & set(quality)
 
 
 def test_sensitivity_is_shown_and_written(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
