@@ -139,7 +139,7 @@ def _answerer(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = open_student(student, config.teacher, open_device(config.device)).eval()
-    return partial(sample_answers, model, end_ids(student), sampling)
+    return partial(sample_answers, model, end_ids(student, _tokenizer(student)), sampling)
 
 
 def _scorer(config: TrainerConfig, engine: "Engine | None") -> Scorer:
