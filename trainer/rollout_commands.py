@@ -26,6 +26,7 @@ from trainer.onpolicy import (
 from trainer.options import ConfigOption, JsonOption, KeyOption, given_config, open_log
 from trainer.precision import open_device
 from trainer.rollout_log import Models, RolloutLog
+from trainer.scores import check_scores
 from trainer.scoring import Scorer, score_answers
 from trainer.screen import Screen
 from trainer.student import check_tokenizer, open_student, open_teacher
@@ -145,7 +146,9 @@ def _answerer(
 def _scorer(config: TrainerConfig, engine: "Engine | None") -> Scorer:
     if engine is not None:
         return engine.scores
-    return partial(score_answers, open_teacher(config.teacher, open_device(config.device)).eval())
+    teacher = open_teacher(config.teacher, open_device(config.device)).eval()
+    check_scores(teacher)
+    return partial(score_answers, teacher)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
