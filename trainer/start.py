@@ -9,7 +9,13 @@ from trainer.material import Material
 from trainer.precision import open_device
 from trainer.reduction import Reduction
 from trainer.scores import check_scores
-from trainer.student import count_parameters, new_student, open_teacher, open_trainable
+from trainer.student import (
+    count_parameters,
+    new_student,
+    open_teacher,
+    open_trainable,
+    remove_dropout,
+)
 
 
 def make_student(
@@ -39,5 +45,6 @@ def make_student(
     else:
         given = (teacher, material.dataset, material.train_rows, config.seed, report)
         student = Reduction(*given).run(config.cut)
+    remove_dropout(student)
     check_scores(student)
     return student, count_parameters(teacher)

@@ -40,7 +40,7 @@ SHAPE: Sizes = {
 }
 
 
-def make_model(kind: str, **replaced: int) -> PreTrainedModel:
+def make_model(kind: str, **replaced: float) -> PreTrainedModel:
     """Make one, in float32."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")
