@@ -6,6 +6,7 @@ Every weight is then read once for all batches, however little of the model fits
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from quant.errors import CompressionError
-from quant.paged import Keep, in_memory
+from quant.paged import Keep, in_memory, open_paged
+from trainer.errors import ModelError
+from trainer.scores import check_scores
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -49,6 +52,33 @@ def places(model: PreTrainedModel, layers: Mapping[str, nn.Module]) -> dict[str,
             "nearest: use --scheme int4-rtn or int8-weight"
         )
     return {name: place_of[layer] for name, layer in layers.items()}
+
+
+def open_decoder(folder: Path, keep: Keep) -> PreTrainedModel:
+    """As ``quant.paged.open_paged``, but refuse a model that would be measured wrongly.
+
+    Raises:
+        CompressionError: As ``check_decoder`` does.
+        ModelError: If the folder holds no model.
+    """
+    model = open_paged(folder, keep)
+    check_decoder(model)
+    return model
+
+
+def check_decoder(model: PreTrainedModel) -> None:
+    """As ``trainer.scores.check_scores``, without running a block.
+
+    Raises:
+        CompressionError: If a model's scores are no product of its last states, or it has no
+            blocks.
+    """
+    blocks = blocks_of(model)
+    with _instead_of(blocks, [_Recorder() for _ in blocks]):
+        try:
+            check_scores(model)
+        except ModelError as error:
+            raise CompressionError(str(error)) from error
 
 
 @dataclass(slots=True)

@@ -196,8 +196,8 @@ def _observe(
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            is_real_BT = passage.batch[1]
-            inputs_NI = inputs[0][is_real_BT].float()
+            is_real = passage.batch[1].flatten()  # some models give all tokens as one row
+            inputs_NI = inputs[0].flatten(0, -2)[is_real].float()
             if formats[name].rounds_inputs:
                 inputs_NI = round_inputs(inputs_NI)
             hessians[name].addmm_(inputs_NI.T, inputs_NI)

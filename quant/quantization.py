@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from capture.revision import model_revision, tokenizer_hash
+from quant.blocks import open_decoder
 from quant.bundle import publish
 from quant.calibration import (
     Calibration,
@@ -31,7 +32,7 @@ from quant.making import largest_weight, make, trained_format, uniform_formats
 from quant.memory import check_memory
 from quant.mixing import Sensitivity, search
 from quant.packed import size_ratio, write_packed
-from quant.paged import Keep, keep_in, open_paged
+from quant.paged import Keep, keep_in
 from quant.reading import open_packed
 from quant.reference import Reference
 from quant.schemes import COMPRESSOR, Scheme
@@ -149,7 +150,7 @@ class Quantization:
         screen.say("reading the model")
         out.parent.mkdir(parents=True, exist_ok=True)
         keep = keep_in(out.parent)
-        model = open_paged(self.model, keep)
+        model = open_decoder(self.model, keep)
         parameters = count_parameters(model)
         check_memory(self.wish.scheme, model, linear_layers(model), is_tried=trial is not None)
         before = self._measure(model, keep, screen)
@@ -182,7 +183,7 @@ class Quantization:
         """Examine the model as it is; None if the log has no row for it."""
         torch.set_num_threads(self.config.threads)
         keep = keep_in(Path(tempfile.gettempdir()))
-        return self._measure(open_paged(self.model, keep), keep, screen)
+        return self._measure(open_decoder(self.model, keep), keep, screen)
 
     def search(self, screen: Screen) -> Sensitivity:
         """Try every group of layers in every format, and leave nothing behind.
@@ -194,7 +195,7 @@ class Quantization:
         torch.set_num_threads(self.config.threads)
         screen.say("reading the model")
         keep = keep_in(Path(tempfile.gettempdir()))
-        return self._search(open_paged(self.model, keep), keep, screen)
+        return self._search(open_decoder(self.model, keep), keep, screen)
 
     def _search(self, model: PreTrainedModel, keep: Keep, screen: Screen) -> Sensitivity:
         largest = largest_int8(self.wish.target)

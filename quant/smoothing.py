@@ -93,7 +93,8 @@ class _Seen:
         for owner, output in self.latest:
             if output is inputs[0] and name not in self.feeding.setdefault(owner, []):
                 self.feeding[owner].append(name)
-        inputs_NI = inputs[0][self.passage.batch[1]].float().abs()
+        is_real = self.passage.batch[1].flatten()
+        inputs_NI = inputs[0].flatten(0, -2)[is_real].float().abs()
         self.largest[name] = torch.maximum(self.largest[name], inputs_NI.amax(dim=0))
 
 

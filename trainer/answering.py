@@ -3,7 +3,9 @@
 Shape suffixes: B prompts, T tokens (left-padded).
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from trainer.errors import DatasetError
 from trainer.precision import fast_products
@@ -49,11 +52,22 @@ class Answer:
 Answerer = Callable[[Sequence[Tokens]], list[Answer]]
 
 
-def end_ids(folder: Path) -> list[int]:
-    """Tokens that end an answer of the model in a folder."""
-    if not (folder / "generation_config.json").is_file():
+def end_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """Tokens that end an answer of the model in a folder: all that anything in it names.
+
+    vLLM stops at its tokenizer's and at those of ``generation_config.json`` or, where there is no
+    such file, of ``config.json``.
+    """
+    files = [folder / name for name in ("generation_config.json", "config.json")]
+    named = [*(end for file in files for end in ends_in(file)), tokenizer.eos_token_id]
+    return [end for end in dict.fromkeys(named) if end is not None]
+
+
+def ends_in(file: Path) -> list[int]:
+    """Tokens that one file of a model names as the end; none where it is not there."""
+    if not file.is_file():
         return []
-    found = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     return found if isinstance(found, list) else [found] if found is not None else []
 
 
@@ -82,14 +96,25 @@ def sample_answers(
     for line, prompt in enumerate(prompts):
         token_ids_BT[line, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         mask_BT[line, width - len(prompt) :] = 1
-    # Replaced, not passed: what is left unset in one that is passed comes from the folder's.
-    student.generation_config = _generation(ends, sampling, room)
-    with fast_products(student.device):
+    with _generating(student, _generation(ends, sampling, room)), fast_products(student.device):
         found_BT = student.generate(
             token_ids_BT.to(student.device), attention_mask=mask_BT.to(student.device)
         )
     completions = found_BT[:, width:].cpu().numpy().astype(np.int32)
     return [_answer(*pair, ends) for pair in zip(prompts, completions, strict=True)]
+
+
+@contextmanager
+def _generating(student: PreTrainedModel, wanted: GenerationConfig) -> Iterator[None]:
+    """Replace the student's own settings for a while: its checkpoint is written with them.
+
+    Passed to ``generate``, what is left unset would come from the student's own.
+    """
+    own, student.generation_config = student.generation_config, wanted
+    try:
+        yield
+    finally:
+        student.generation_config = own
 
 
 def _generation(ends: Sequence[int], sampling: Sampling, room: int) -> GenerationConfig:

@@ -44,10 +44,15 @@ class Ragged:
 
     @classmethod
     def from_column(cls, column: pa.ChunkedArray) -> Self:
-        """Take a list column without null rows."""
-        lists = column.combine_chunks()
-        lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
-        return cls(np.asarray(lists.flatten()), np.concatenate([[0], np.cumsum(lengths)]))
+        """Take a list column without null rows.
+
+        Chunk by chunk: one array of Arrow's has 32 bits for where its lists begin.
+        """
+        empty = pa.array([], column.type)  # a column may have no chunk
+        chunks = [empty, *column.chunks]
+        values = np.concatenate([chunk.flatten() for chunk in chunks])
+        lengths = np.concatenate([[0], *(chunk.value_lengths() for chunk in chunks)])
+        return cls(values, np.cumsum(lengths, dtype=np.int64))
 
     @property
     def lengths(self) -> Ints:

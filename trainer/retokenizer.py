@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from trainer.answering import end_ids
+from trainer.answering import end_ids, ends_in
 from trainer.conversation import Conversation, conversation_of
 from trainer.dataset import Dataset, Ints, Ragged
 from trainer.errors import DatasetError, ModelError
@@ -62,15 +62,14 @@ class Retokenizer:
             ModelError: If one holds none, or nothing that ends the student's answers.
         """
         theirs, ours = _open(teacher), _open(student)
-        teacher_ends = {*end_ids(teacher), theirs.eos_token_id}
-        ends, end = end_ids(student), ours.eos_token_id
+        ends, end = ends_in(student / "generation_config.json"), ours.eos_token_id
         if ends and end not in ends:
             end = ends[0]
         if end is None:
             raise ModelError(
                 f"{student}: nothing ends its answers; name an eos_token in tokenizer_config.json"
             )
-        return cls(theirs, ours, frozenset(teacher_ends - {None}), end)
+        return cls(theirs, ours, frozenset(end_ids(teacher, theirs)), end)
 
     def retokenized(
         self, dataset: Dataset, requests: Sequence[str]

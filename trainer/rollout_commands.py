@@ -26,6 +26,7 @@ from trainer.onpolicy import (
 from trainer.options import ConfigOption, JsonOption, KeyOption, given_config, open_log
 from trainer.precision import open_device
 from trainer.rollout_log import Models, RolloutLog
+from trainer.scores import check_scores
 from trainer.scoring import Scorer, score_answers
 from trainer.screen import Screen
 from trainer.student import check_tokenizer, open_student, open_teacher
@@ -139,13 +140,15 @@ def _answerer(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = open_student(student, config.teacher, open_device(config.device)).eval()
-    return partial(sample_answers, model, end_ids(student), sampling)
+    return partial(sample_answers, model, end_ids(student, _tokenizer(student)), sampling)
 
 
 def _scorer(config: TrainerConfig, engine: "Engine | None") -> Scorer:
     if engine is not None:
         return engine.scores
-    return partial(score_answers, open_teacher(config.teacher, open_device(config.device)).eval())
+    teacher = open_teacher(config.teacher, open_device(config.device)).eval()
+    check_scores(teacher)
+    return partial(score_answers, teacher)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

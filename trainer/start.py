@@ -8,7 +8,14 @@ from trainer.config import TrainerConfig
 from trainer.material import Material
 from trainer.precision import open_device
 from trainer.reduction import Reduction
-from trainer.student import count_parameters, new_student, open_teacher, open_trainable
+from trainer.scores import check_scores
+from trainer.student import (
+    count_parameters,
+    new_student,
+    open_teacher,
+    open_trainable,
+    remove_dropout,
+)
 
 
 def make_student(
@@ -25,7 +32,7 @@ def make_student(
         The student in float32, and how many parameters its teacher has.
 
     Raises:
-        ModelError: If a folder holds no model, or none that fits.
+        ModelError: If a folder holds no model, or none that fits or can be trained.
         ConfigError: If the wanted cut cannot be had.
     """
     device = open_device(config.device)
@@ -38,4 +45,6 @@ def make_student(
     else:
         given = (teacher, material.dataset, material.train_rows, config.seed, report)
         student = Reduction(*given).run(config.cut)
+    remove_dropout(student)
+    check_scores(student)
     return student, count_parameters(teacher)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -120,6 +120,18 @@ def new_student(folder: Path, seed: int, device: torch.device) -> PreTrainedMode
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: no model that transformers can make: {error}") from error
+
+
+def remove_dropout(model: PreTrainedModel) -> None:
+    """Let a model compute in training what it computes in service; its config says so too.
+
+    Its draws are no part of what an interrupted run saves.
+    """
+    for owner in (model.config, *model.modules()):
+        is_dropout = isinstance(owner, nn.Dropout)
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, float) and ("drop" in name or (is_dropout and name == "p")):
+                setattr(owner, name, 0.0)
 
 
 def weights_of(student: PreTrainedModel) -> dict[str, Tensor]:

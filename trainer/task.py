@@ -33,7 +33,8 @@ class Task:
     @classmethod
     def of(cls, metric: Metric, folder: Path) -> Self:
         """Take the tokenizer and what ends an answer from the folder of the teacher or student."""
-        return cls(metric, AutoTokenizer.from_pretrained(folder), end_ids(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(metric, tokenizer, end_ids(folder, tokenizer))
 
     def measure(self, student: PreTrainedModel, dataset: Dataset, rows: Ints) -> float:
         """Mean of the metric over the student's greedy answers.

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
-from quant.blocks import Passage, block_by_block, places
+from quant.blocks import (
+    Passage,
+    block_by_block,
+    blocks_of,
+    check_decoder,
+    open_decoder,
+    places,
+)
 from quant.errors import CompressionError
 from quant.paged import keep_in
+from tests.support.model_kinds import SUPPORTED, UNSUPPORTED, make_model
 from tests.support.tiny_model import make_tiny_model
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -40,6 +48,27 @@ def test_block_by_block_a_model_computes_the_very_same(tmp_path: Path, kind: str
 
     with torch.inference_mode():
         assert all(torch.equal(one, run(ids)) for one, ids in zip(by_block, IDS, strict=True))
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_a_decoder_is_known_without_running_its_blocks(kind: str) -> None:
+    model = make_model(kind)
+
+    def ran(_block: nn.Module, _inputs: tuple[Tensor]) -> None:
+        pytest.fail("a block has run")
+
+    for block in blocks_of(model):
+        block.register_forward_pre_hook(ran)
+    check_decoder(model)
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_a_model_that_would_be_measured_wrongly_is_refused(tmp_path: Path, kind: str) -> None:
+    model = make_model(kind)
+    model.save_pretrained(tmp_path / "m")
+
+    with pytest.raises(CompressionError, match=f"type {model.config.model_type} cannot be used"):
+        open_decoder(tmp_path / "m", keep_in(tmp_path))
 
 
 def test_every_block_sees_all_batches_before_the_next(tmp_path: Path) -> None:

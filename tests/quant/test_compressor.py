@@ -22,6 +22,8 @@ from quant.gptq import round_with_compensation
 from quant.linear import RoundedLinear
 from quant.packed import Layer
 from quant.paged import keep_in
+from quant.smoothing import smooth
+from tests.support.model_kinds import make_model as make_kind
 from trainer.grid import Rounded, round_inputs
 
 
@@ -52,6 +54,15 @@ def compensate(
 
 def sequences(*lengths: int) -> list[Tokens]:
     return [np.arange(length, dtype=np.int64) % 64 for length in lengths]
+
+
+def test_blocks_that_give_a_layer_all_tokens_in_one_row_are_observed_too() -> None:
+    model = make_kind("OPT")
+    layers, rows = linear_layers(model), list(batches_of(sequences(6, 9, 12), 64))
+    formats: Formats = dict.fromkeys(layers, int8(127))
+    smooth(model, layers, formats, rows)
+
+    assert len(compensate_layers(model, layers, formats, rows, lambda: None)) == len(layers)
 
 
 @pytest.mark.parametrize("tied", [True, False])

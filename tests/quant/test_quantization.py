@@ -20,6 +20,7 @@ from quant.commands import quantize_app
 from quant.errors import CompressionError
 from quant.heldout import Figures, Measured
 from tests.support.answered_rows import answer, write_log
+from tests.support.model_kinds import make_model
 from tests.support.tiny_model import make_tiny_model
 from trainer.errors import ManifestError
 from trainer.manifest import Lineage, Manifest, write_manifest
@@ -195,6 +196,20 @@ def test_a_bundle_is_not_quantized_again_and_leaves_nothing(made: Made) -> None:
         refuse(made.home, made.bundle, "again")
 
     assert not list(made.home.glob("*again*"))
+
+
+def test_a_model_that_would_be_measured_wrongly_is_refused_before_any_work(made: Made) -> None:
+    folder = made.home / "granite"
+    shutil.copytree(made.model, folder)
+    (folder / "model.safetensors").unlink()
+    make_model("Granite", vocab_size=261).save_pretrained(folder)
+
+    with pytest.raises(CompressionError, match="type granite cannot be used"):
+        refuse(made.home, folder, "wrong")
+    words = ["sensitivity", str(folder), "-c", str(made.home / "retort.toml")]
+    with pytest.raises(CompressionError, match="type granite cannot be used"):
+        quantize_app(words, prog_name="retort quantize")
+    assert not list(made.home.glob("*wrong*"))
 
 
 def test_an_existing_folder_and_a_missing_model_are_refused_at_once(made: Made) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from tests.support.tiny_model import make_tiny_model
 from trainer.answering import Answer, Sampling, end_ids, sample_answers
@@ -66,9 +66,21 @@ def test_a_prompt_without_room_for_an_answer_is_refused(student: PreTrainedModel
         sample_answers(student, [], GREEDY, [np.full(512, 9, np.int32)])
 
 
-def test_the_folder_says_how_answers_end(folder: Path, tmp_path: Path) -> None:
+def test_whatever_the_folder_names_ends_an_answer(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.eos_token_id == 1
+    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
+    assert end_ids(tmp_path, tokenizer) == [7, 1]
     GenerationConfig(eos_token_id=[4, 5]).save_pretrained(tmp_path)
 
-    assert end_ids(folder) == [1]
-    assert end_ids(tmp_path) == [4, 5]
-    assert end_ids(tmp_path / "none") == []
+    assert end_ids(folder, tokenizer) == [1]
+    assert end_ids(tmp_path, tokenizer) == [4, 5, 7, 1]
+    tokenizer.eos_token = None
+    assert end_ids(tmp_path / "none", tokenizer) == []
+
+
+def test_answering_leaves_the_student_as_its_checkpoint_will_say(student: PreTrainedModel) -> None:
+    before = student.generation_config.to_dict()
+    sample_answers(student, [5], GREEDY, PROMPTS)
+
+    assert student.generation_config.to_dict() == before

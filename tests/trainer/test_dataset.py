@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
-from trainer.dataset import from_table, is_heldout, split
+from trainer.dataset import Ragged, from_table, is_heldout, split
 from trainer.errors import DatasetError
 
 prompts = st.lists(st.integers(0, 150_000), min_size=1, max_size=20)
@@ -41,6 +41,29 @@ def test_a_sliced_table_in_several_chunks_reads_the_same(teacher: Path, table: p
     dataset = from_table(pieces, teacher)
     expected = pieces["topk_ids"].to_pylist()
     assert [dataset.topk_ids.row(i).tolist() for i in range(5)] == expected
+
+
+class LongColumn:
+    """As a column of more than 2**31 entries, which Arrow cannot make one array of."""
+
+    type = pa.list_(pa.int32())
+    chunks = (
+        pa.array([[1, 2], [], [3]], pa.list_(pa.int32())).slice(1),
+        pa.array([[4, 5]], pa.list_(pa.int32())),
+    )
+
+    def combine_chunks(self) -> pa.Array:
+        raise pa.ArrowInvalid("offset overflow while concatenating arrays")
+
+
+def test_a_column_of_any_length_is_read_chunk_by_chunk() -> None:
+    found = Ragged.from_column(LongColumn())
+
+    assert found.offsets.dtype == np.int64
+    assert [found.row(row).tolist() for row in range(3)] == [[], [3], [4, 5]]
+    empty = Ragged.from_column(pa.chunked_array([], pa.list_(pa.int32())))
+    assert empty.values.dtype == np.int32
+    assert empty.offsets.tolist() == [0]
 
 
 def test_an_empty_snapshot_is_refused(teacher: Path, table: pa.Table) -> None:

@@ -89,3 +89,14 @@ def test_a_users_metric_chooses_the_weights(tmp_path: Path) -> None:
     assert "own.py:early" in (home / "out" / "report.html").read_text()
     manifest = json.loads((home / "out" / "checkpoint" / "retort.json").read_text())
     assert manifest["lineage"]["recipe"]["metric"] == "own.py:early"
+
+
+def test_looks_leave_no_trace_in_how_the_checkpoint_generates(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    (home / "teacher" / "generation_config.json").unlink()
+    settings = {"student": '"teacher"', "metric": '"json_valid"', "eval_rows": "4", "steps": "3"}
+    distill(write_config(home, baseline="false", **settings))
+    found = json.loads((home / "out/checkpoint/generation_config.json").read_text())
+
+    assert found["eos_token_id"] == 1
+    assert "max_new_tokens" not in found
