@@ -241,12 +241,11 @@ class Trial:
 
     def _begin(self, moved: Rollout) -> None:
         """Go on in a stage that is written down."""
-        before, self._ledger.unsaved = self.rollout, Evidence()
+        self._ledger.unsaved = Evidence()
         self._take(moved)
-        logger.info(
-            "rollout %s of route %s: %s -> %s, %.0f%% of traffic",
-            *(moved.id, moved.route, before.state, moved.state, 100 * canary_share(moved)),
-        )
+        source, share = moved.history[-1].source, 100 * canary_share(moved)
+        told = (moved.id, moved.route, source, moved.state, share)
+        logger.info("rollout %s of route %s: %s -> %s, %.0f%% of traffic", *told)
 
     async def _catch_up(self) -> bool:
         """Read what is written down; in the same stage our evidence of late comes on top.
