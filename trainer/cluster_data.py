@@ -8,6 +8,7 @@ from functools import partial
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
@@ -17,8 +18,16 @@ from ray.exceptions import RayError
 from capture.errors import LogError
 from capture.log import RANKED, Log, Snapshot, View, matching
 from trainer.config import TrainerConfig
-from trainer.dataset import Flags, check_teacher, heldout_flags
-from trainer.duplicates import marks_of, num_marks, texts_of, unseen
+from trainer.dataset import Flags, Ragged, check_teacher, heldout_flags
+from trainer.duplicates import (
+    behind,
+    common_beginning,
+    marks_of,
+    num_marks,
+    probed,
+    texts_of,
+    unseen,
+)
 from trainer.errors import ScaleError
 
 TEXT = ("prompt_ids", "completion_ids")
@@ -45,15 +54,21 @@ def distinct_rows(config: TrainerConfig, snapshot: Snapshot) -> Flags:
     log = Log(config.log)
     check_teacher(log.read(snapshot, ("model_revision", "tokenizer_hash")), config.teacher)
     files, ranks = log.files(snapshot), log.ranks(snapshot)
+    asked = log.read(snapshot, ("prompt_ids",), probed(snapshot.num_rows))
+    beginning = common_beginning(Ragged.from_column(asked["prompt_ids"]))
     try:
-        shared = _shared_marks(config, snapshot, files, ranks)
+        shared = _shared_marks(config, snapshot, beginning, files, ranks)
     except RayError as error:
         raise ScaleError(f"the cluster failed while it looked for duplicates: {error}") from error
     return _kept(shared, snapshot.num_rows)
 
 
 def _shared_marks(
-    config: TrainerConfig, snapshot: Snapshot, files: FileSystemDataset, ranks: pa.Table
+    config: TrainerConfig,
+    snapshot: Snapshot,
+    beginning: npt.NDArray[np.generic],
+    files: FileSystemDataset,
+    ranks: pa.Table,
 ) -> pa.Table:
     """Every mark that several rows have, once for each of them."""
     expected = snapshot.num_rows * num_marks(config.duplicates)
@@ -62,7 +77,7 @@ def _shared_marks(
         ray.data.read_parquet(files.files, filesystem=files.filesystem, partitioning=None)
         .select_columns(COLUMNS)
         .map_batches(
-            partial(_marks, config, snapshot.view, ray.put(ranks), num_parts),
+            partial(_marks, config, snapshot.view, beginning, ray.put(ranks), num_parts),
             batch_format="pyarrow",
             batch_size=None,
         )
@@ -80,13 +95,18 @@ def _shared_marks(
 
 
 def _marks(
-    config: TrainerConfig, view: View, ranks: "ray.ObjectRef", num_parts: int, rows: pa.Table
+    config: TrainerConfig,
+    view: View,
+    beginning: npt.NDArray[np.generic],
+    ranks: "ray.ObjectRef",
+    num_parts: int,
+    rows: pa.Table,
 ) -> pa.Table:
     """Marks of those rows of a block that are the snapshot's."""
     found = matching(rows, ray.get(ranks), view, TEXT)
     prompt_ids, completion_ids = texts_of(found)
     marks = [
-        marks_of(prompt_ids.row(row), completion_ids.row(row), config.duplicates)
+        marks_of(behind(beginning, prompt_ids.row(row)), completion_ids.row(row), config.duplicates)
         for row in range(found.num_rows)
     ]
     times = num_marks(config.duplicates)

@@ -164,8 +164,13 @@ def heldout_flags(prompt_ids: Ragged, fraction: float) -> Flags:
     return np.array([is_heldout(prompt_ids.row(row), fraction) for row in rows], dtype=bool)
 
 
-def split(dataset: Dataset, fraction: float) -> tuple[Ints, Ints]:
+def split(dataset: Dataset, fraction: float, duplicates: str = "keep") -> tuple[Ints, Ints]:
     """Return the row numbers to train on and those held out.
+
+    Args:
+        dataset: All rows that are left.
+        fraction: Held out.
+        duplicates: What was done about them before, to be told where too few rows are left.
 
     Raises:
         DatasetError: If either side is empty.
@@ -173,10 +178,11 @@ def split(dataset: Dataset, fraction: float) -> tuple[Ints, Ints]:
     flags = heldout_flags(dataset.prompt_ids, fraction)
     train, heldout = np.flatnonzero(~flags), np.flatnonzero(flags)
     if not len(train) or not len(heldout):
+        why = "" if duplicates == "keep" else f', or duplicates ("{duplicates}")'
         raise DatasetError(
             f"{len(dataset)} examples split into {len(train)} to train on and {len(heldout)} held "
             f"out, expected some of each: capture more prompts or change heldout_fraction "
-            f"({fraction})"
+            f"({fraction}){why}"
         )
     return train, heldout
 

@@ -1,7 +1,6 @@
 """One distillation: from rows of the log to a checkpoint and its measurements."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,10 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from capture.log import Snapshot as LogSnapshot
 from capture.revision import model_revision, tokenizer_hash
 from trainer.adapters import add_adapters, merged
 from trainer.baseline import clone_behaviour, follow_cloning
-from trainer.checkpoint import replacing, save_checkpoint, write_json
+from trainer.begun import Begun
+from trainer.checkpoint import save_checkpoint, write_json
 from trainer.config import TrainerConfig
 from trainer.course import Course, Point, by_metric, divide
 from trainer.dataset import Ints
@@ -156,8 +157,9 @@ class Distillation:
 
         In a group this is the first process's part; the others ``follow``.
 
-        Each file appears whole or not at all; what an earlier run left is replaced at the end. One
-        that was interrupted goes on from what ``progress/`` holds, to the same weights.
+        Each appears whole or not at all; what an earlier run left is replaced at the very end, so
+        that one that was interrupted, be it in its baseline, goes on from the same student and from
+        what ``progress/`` holds, to the same weights.
 
         Raises:
             DivergedError: If the loss is no number any more.
@@ -200,18 +202,17 @@ class Distillation:
             stopped=kept.stopped,
             snapshot=self.snapshot,
         )
+        progress.publish(out)
         write_json(out / "metrics.json", {"format_version": METRICS_VERSION, **asdict(metrics)})
         write_report(asdict(metrics), out / "report.html")
         progress.remove()
         return metrics
 
     def _save(self, finished: PreTrainedModel, quality: Quality, progress: Progress) -> None:
-        """Put the checkpoint and the curves in place."""
-        out, lineage, told = self.config.out, self._lineage(), self._told(quality)
+        """Write the checkpoint, to be put in place when the run has ended."""
+        lineage, told = self._lineage(), self._told(quality)
         companions = tokenizer_folder(self.config)
-        save_checkpoint(finished, companions, out / "checkpoint", lineage=lineage, quality=told)
-        with replacing(out / "tensorboard") as scalars:
-            shutil.copytree(progress.tensorboard, scalars, dirs_exist_ok=True)
+        save_checkpoint(finished, companions, progress.checkpoint, lineage=lineage, quality=told)
 
     def follow(self) -> None:
         """Take another process's part in what the first one runs, and write nothing.
@@ -248,6 +249,7 @@ class Distillation:
         done = learner.restore(progress)
         if done.steps:
             audience.say(f"going on after step {done.steps}")
+        Begun.of(self.config, LogSnapshot.model_validate(self.snapshot)).write(self.config)
         choice = guard.choice if guard else by_metric
         course = Course(self.config.out / "progress" / "course", done.steps, choice)
         with opened(self.config, self._lineage()) as trackers:

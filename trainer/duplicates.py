@@ -17,6 +17,7 @@ SHINGLE = 5  # tokens
 SIMILARITY = 0.8  # Jaccard, of their sets of shingles
 NUM_PERMUTATIONS = 128
 MARK_BYTES = 16
+PROBED = 1000  # rows
 
 
 def distinct(table: pa.Table, heldout_fraction: float, duplicates: Duplicates) -> Flags:
@@ -28,22 +29,61 @@ def distinct(table: pa.Table, heldout_fraction: float, duplicates: Duplicates) -
             by heart either: with ``drop_near`` what is like one of those rows goes too. (Equal
             prompts are on the same side anyway.)
         duplicates: ``drop_exact`` compares prompt and answer token by token, ``drop_near`` their
-            shingles of five tokens: similar from a Jaccard index of 0.8 on, as MinHash sees it.
+            shingles of five tokens behind what most prompts begin with: similar from a Jaccard
+            index of 0.8 on, as MinHash sees it.
 
     Source:
         Broder 1997; the figures are those usual for language-model corpora (Lee et al. 2022,
         arXiv:2107.06499).
     """
     prompt_ids, completion_ids = texts_of(table)
+    asked = table["prompt_ids"].filter(pa.array(probed(table.num_rows)))
+    beginning = common_beginning(Ragged.from_column(asked))
 
     def marks(row: int) -> list[bytes]:
-        return marks_of(prompt_ids.row(row), completion_ids.row(row), duplicates)
+        prompt = behind(beginning, prompt_ids.row(row))
+        return marks_of(prompt, completion_ids.row(row), duplicates)
 
     is_kept = heldout_flags(prompt_ids, heldout_fraction)
     seen = {mark for row in np.flatnonzero(is_kept) for mark in marks(row)}
     for row in unseen(((row, marks(row)) for row in np.flatnonzero(~is_kept)), seen):
         is_kept[row] = True
     return is_kept
+
+
+def probed(num_rows: int) -> Flags:
+    """Which rows of a snapshot tell what its prompts begin with: a thousand all over it at most."""
+    flags = np.zeros(num_rows, dtype=bool)
+    flags[np.linspace(0, num_rows - 1, min(num_rows, PROBED)).astype(np.int64)] = True
+    return flags
+
+
+def common_beginning(prompts: Ragged) -> npt.NDArray[np.generic]:
+    """The longest beginning of more than half of some prompts, such as a system prompt.
+
+    It makes long prompts alike, whatever is asked behind it.
+    """
+    alive = np.arange(len(prompts.lengths))
+    found: list[np.generic] = []
+    while len(alive):
+        alive = alive[prompts.lengths[alive] > len(found)]
+        values, of_rows = np.unique(
+            prompts.values[prompts.offsets[alive] + len(found)], return_inverse=True
+        )
+        counts = np.bincount(of_rows, minlength=1)
+        if 2 * counts.max() <= len(prompts.lengths):
+            break
+        found.append(values[counts.argmax()])
+        alive = alive[of_rows == counts.argmax()]
+    return np.array(found, dtype=prompts.values.dtype)
+
+
+def behind(
+    beginning: npt.NDArray[np.generic], prompt_ids: npt.NDArray[np.generic]
+) -> npt.NDArray[np.generic]:
+    """What follows in a prompt that begins so; all of any other."""
+    size = len(beginning)
+    return prompt_ids[size:] if np.array_equal(prompt_ids[:size], beginning) else prompt_ids
 
 
 def unseen(rows: Iterable[tuple[int, Sequence[bytes]]], seen: set[bytes]) -> Iterator[int]:

@@ -1,13 +1,15 @@
 """Starting the processes of a run, and starting them again when one of them ends."""
 
 import importlib
+from functools import partial
 
+import typer
 from torch.distributed import is_torchelastic_launched
 
 from capture.errors import ConfigError
 from capture.log import Snapshot
 from trainer.config import TrainerConfig
-from trainer.part import Work, find, run_alone, take_part, work
+from trainer.part import Work, begin, run_alone, take_part, work
 from trainer.results import Metrics
 from trainer.tracking import check_installed
 
@@ -44,7 +46,7 @@ def launch(worker: Work, config: TrainerConfig) -> Metrics:
         ScaleError: If processes ended again and again.
     """
     start = by_torchrun if config.scale.launcher == "torchrun" else by_ray
-    result = start(worker, config, find(config), RESTARTS)
+    result = start(worker, config, begin(config, partial(typer.echo, err=True)), RESTARTS)
     if isinstance(result, Exception):
         raise result
     return result

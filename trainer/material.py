@@ -58,7 +58,8 @@ class Material:
         if "flags" in table.column_names:
             is_flagged = np.asarray(answered(table)["flags"]) != 0
             dataset, num_flagged = words_only(dataset, is_flagged), int(is_flagged.sum())
-        material = cls(dataset, *split(dataset, config.heldout_fraction), num_flagged)
+        sides = split(dataset, config.heldout_fraction, config.duplicates)
+        material = cls(dataset, *sides, num_flagged)
         tokenizer = tokenizer_folder(config)
         if tokenizer == config.teacher:
             return material

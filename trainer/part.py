@@ -1,12 +1,15 @@
 """One process's part in a run: alone, or as one of a group that a launcher has prepared."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import torch.distributed as dist
+import typer
 
-from capture.errors import CaptureError
-from capture.log import Log, Snapshot, View
+from capture.errors import CaptureError, LogError
+from capture.log import KEY, Log, Snapshot, View
+from trainer.begun import begun_snapshot
 from trainer.config import TrainerConfig
 from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
@@ -33,6 +36,33 @@ def find(config: TrainerConfig) -> Snapshot:
     """
     view: View = "examples" if config.flagged == "leave_out" else "answers"
     return open_log(config).snapshot(config.where, view)
+
+
+def begin(config: TrainerConfig, warn: Callable[[str], None]) -> Snapshot:
+    """Name the rows of a run: those that it began with if it was interrupted, else the newest.
+
+    Args:
+        config: Of the run.
+        warn: Called with a line about what has changed since it began.
+
+    Raises:
+        ConfigError: As ``find`` does.
+        CaptureError: Likewise.
+    """
+    log, before = open_log(config), begun_snapshot(config)
+    if before is None:
+        return find(config)
+    try:
+        log.read(before, KEY)
+    except LogError as error:
+        warn(f"the run that was interrupted cannot go on, and begins anew: {error}")
+        return find(config)
+    if log.versions() != before.versions:
+        warn(
+            "the log has changed since this run began: it goes on with the rows of then, and the "
+            "next run reads what is new"
+        )
+    return before
 
 
 def prepare(
@@ -76,7 +106,7 @@ def columns_of(config: TrainerConfig, snapshot: Snapshot) -> tuple[str, ...]:
 def run_alone(config: TrainerConfig) -> Metrics:
     """Distill in this process."""
     with Screen.opened(config.steps) as screen, memory_errors(config.batch_tokens):
-        return prepare(config, screen.say).run(screen)
+        return prepare(config, screen.say, snapshot=begin(config, screen.warn)).run(screen)
 
 
 def take_part(
@@ -86,6 +116,8 @@ def take_part(
     group = joined(config)
     metrics = None
     with memory_errors(config.batch_tokens):
+        if snapshot is None:
+            snapshot = group.first(lambda: begin(config, partial(typer.echo, err=True)))
         if group.leads:
             with Screen.opened(config.steps) as screen:
                 metrics = prepare(config, screen.say, group, snapshot, is_distinct).run(screen)

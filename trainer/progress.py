@@ -1,5 +1,6 @@
 """A run that was interrupted goes on where it was: the same weights as if nothing had happened."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
+from trainer.checkpoint import replacing
 from trainer.student import give
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
 STUDENT, OPTIMIZER = "student.", "optimizer."
@@ -36,7 +40,8 @@ class Progress:
     """A folder with the weights and the optimizer's state after some step, replaced whole.
 
     Attributes:
-        tensorboard: Where the run's curves are written until it ends.
+        checkpoint: Where the finished student is until the whole run has ended.
+        tensorboard: Likewise its curves.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -48,24 +53,57 @@ class Progress:
         """
         self._path = folder / STATE
         self._run = run
+        self.checkpoint = folder / "checkpoint"
         self.tensorboard = folder / "tensorboard"
 
     def restore(self, student: PreTrainedModel, optimizer: AdamW) -> Done:
-        """Load what was saved, if it is this run's; else forget it and begin at step 0."""
-        try:
-            with safe_open(self._path, "pt") as state:
-                said = state.metadata() or {}
-                tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):
-            said, tensors = {}, {}
-        if said.get("run") != self._run:
-            self.remove()
+        """Load what was saved, if it is this run's; else begin at step 0.
+
+        Another run's is moved aside, where that run, started again, finds it.
+        """
+        self._take_place()
+        if not self._path.exists():
             return Done()
+        with safe_open(self._path, "pt") as state:
+            said = state.metadata()
+            tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
         give(student, {name.removeprefix(STUDENT): value for name, value in tensors.items()})
         document = optimizer.state_dict()
         document["state"] = dict(_moments(tensors))
         optimizer.load_state_dict(document)
         return Done(int(said["steps"]), int(said["tokens"]), float(said["seconds"]))
+
+    def _take_place(self) -> None:
+        """Have in the folder what is this run's, or nothing."""
+        folder, owner = self._path.parent, self._owner()
+        if owner == self._run:
+            return
+        if owner is None:
+            self.remove()  # nothing, or torn
+        else:
+            aside = self._aside(owner)
+            folder.rename(aside)
+            logger.warning(
+                "%s held another run's progress (other settings, data or student), which is now "
+                "in %s: that run, started again, goes on from there; else remove it",
+                folder,
+                aside,
+            )
+        if self._aside(self._run).exists():
+            self._aside(self._run).rename(folder)
+
+    def _owner(self) -> str | None:
+        """Whose progress it is; None where nothing whole was saved."""
+        try:
+            with safe_open(self._path, "pt") as state:
+                owner: str | None = (state.metadata() or {}).get("run")
+                return owner
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def _aside(self, run: str) -> Path:
+        folder = self._path.parent
+        return folder.with_name(f"{folder.name}-of-{run[:12]}")
 
     def save(self, student: PreTrainedModel, optimizer: AdamW, done: Done) -> None:
         """Put everything in place that the next step depends on."""
@@ -82,8 +120,16 @@ class Progress:
         save_file({**weights, **moments}, temporary, metadata)
         temporary.replace(self._path)
 
+    def publish(self, out: Path) -> None:
+        """Put the finished student and its curves in place, each whole."""
+        with replacing(out / "tensorboard") as curves:
+            shutil.copytree(self.tensorboard, curves, dirs_exist_ok=True)
+        with replacing(out / "checkpoint") as new:
+            new.rmdir()
+            self.checkpoint.rename(new)
+
     def remove(self) -> None:
-        """Forget it: the run has ended, or another one begins."""
+        """Forget it: the run has ended, or nothing was saved."""
         shutil.rmtree(self._path.parent, ignore_errors=True)
 
 

@@ -43,6 +43,10 @@ class Screen:
         """Name the work in hand."""
         self._progress.update(self._task, description=words)
 
+    def warn(self, words: str) -> None:
+        """Write a line that stays."""
+        self._progress.console.print(words, style="yellow")
+
     def expect(self, steps: int) -> None:
         """Begin to count so many steps."""
         self._progress.update(self._task, total=steps, completed=0)

@@ -182,7 +182,8 @@ def memory_errors(batch_tokens: int) -> Iterator[None]:
             raise
         raise TooLargeError(
             f"a step with batch_tokens = {batch_tokens} does not fit into memory: lower it, or "
-            "choose a smaller student; started again, the run goes on from what it saved"
+            "choose a smaller student, either of which makes another run that begins anew; with "
+            "the same settings and more memory the run goes on from what it saved"
         ) from error
 
 

@@ -125,6 +125,15 @@ def test_equal_prompts_never_straddle_the_split(teacher: Path, table: pa.Table) 
     assert sorted([*train, *heldout]) == list(range(len(dataset)))
 
 
+def test_duplicates_are_named_where_they_leave_too_few_rows(teacher: Path, table: pa.Table) -> None:
+    dataset = from_table(table, teacher)
+
+    with pytest.raises(DatasetError, match=r'or duplicates \("drop_near"\)'):
+        split(dataset, 1.0, "drop_near")
+    with pytest.raises(DatasetError, match=r"heldout_fraction \(1\.0\)$"):
+        split(dataset, 1.0)
+
+
 def test_a_split_with_an_empty_side_is_refused(teacher: Path, table: pa.Table) -> None:
     with pytest.raises(DatasetError, match="0 held out"):
         split(from_table(table.slice(0, 2), teacher), 1e-6)

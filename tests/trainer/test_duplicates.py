@@ -5,7 +5,8 @@ from datasketch import MinHash, MinHashLSH
 
 from tests.support.repeated_rows import TEXT, repeated
 from trainer.dataset import is_heldout
-from trainer.duplicates import Duplicates, distinct
+from trainer.duplicates import Duplicates, common_beginning, distinct, probed
+from trainer.retokenizer import ragged
 
 NOBODY = 0.0  # is held out
 PROMPT = list(range(20))
@@ -44,6 +45,37 @@ def test_what_is_like_a_held_out_answer_is_not_learned() -> None:
 
     assert kept(rows, 0.5, "drop_near") == [1, 2, 3]
     assert kept(rows, 0.5, "drop_exact") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("length", [0, 300, 2000])
+def test_a_system_prompt_that_most_share_makes_no_duplicates(length: int) -> None:
+    random = np.random.default_rng(0)
+
+    def drawn(size: int) -> list[int]:
+        found: list[int] = random.integers(0, 30000, size).tolist()
+        return found
+
+    system, other = drawn(length), drawn(length)
+    rows = [([*(other if row % 3 == 0 else system), *drawn(40)], drawn(30)) for row in range(24)]
+    again = [(prompt, [*answer[:-1], 7]) for prompt, answer in rows]
+
+    assert len(kept(table(*rows), NOBODY, "drop_near")) >= 17  # all that share the longer part
+    shared = [row for number, row in enumerate(rows) if number % 3]
+    assert len(kept(table(*shared), NOBODY, "drop_near")) == len(shared)
+    assert kept(table(*shared, *again), NOBODY, "drop_near")[: len(shared)] == [*range(16)]
+    assert not [row for row in kept(table(*rows, *again), NOBODY, "drop_near") if row >= 24]
+
+
+def test_what_most_prompts_begin_with_is_told_by_a_thousand_of_them() -> None:
+    begin = [5, 6, 7]
+    prompts = [[*begin, 8], [*begin, 9], begin, [5, 6], [1]]
+
+    assert common_beginning(ragged(prompts)).tolist() == begin
+    assert common_beginning(ragged([[1], [2]])).tolist() == []
+    assert common_beginning(ragged([[1, 2]])).tolist() == [1, 2]
+    assert np.flatnonzero(probed(3)).tolist() == [0, 1, 2]
+    assert probed(123_456).sum() == 1000
+    assert probed(0).sum() == 0
 
 
 def test_a_short_answer_is_like_itself_only() -> None:
