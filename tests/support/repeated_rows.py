@@ -17,6 +17,7 @@ from tests.support.log_rows import exchange_row, logit_row
 
 TEXT = ("prompt_ids", "completion_ids")
 NUM_FILES = 4
+SYSTEM = np.arange(60, 220, dtype=np.int32)  # what most prompts of the log begin with
 
 
 def repeated(num_rows: int, seed: int = 0) -> pa.Table:
@@ -35,11 +36,15 @@ def repeated(num_rows: int, seed: int = 0) -> pa.Table:
 def write_repeated_log(config: CaptureConfig, teacher: Path, num_rows: int) -> None:
     """Make a log of them, two choices of each exchange, in several files.
 
-    Every eleventh is flagged. Of every fortieth the first file also has a shorter row, which
-    therefore does not count; and of the one five behind it the last file has the same once more.
+    All prompts but every seventh begin with ``SYSTEM``. Every eleventh row is flagged. Of every
+    fortieth the first file also has a shorter row, which therefore does not count; and of the one
+    five behind it the last file has the same once more.
     """
     hashed, table = tokenizer_hash(teacher), repeated(num_rows)
-    texts = ([np.array(ids, np.int32) for ids in table[name].to_pylist()] for name in TEXT)
+    texts = [[np.array(ids, np.int32) for ids in table[name].to_pylist()] for name in TEXT]
+    texts[0] = [
+        np.concatenate([SYSTEM, ids]) if number % 7 else ids for number, ids in enumerate(texts[0])
+    ]
     rows = [
         replace(_row(number, prompt, answer), tokenizer_hash=hashed)
         for number, (prompt, answer) in enumerate(zip(*texts, strict=True))
