@@ -54,7 +54,7 @@ def distinct_rows(config: TrainerConfig, snapshot: Snapshot) -> Flags:
     log = Log(config.log)
     check_teacher(log.read(snapshot, ("model_revision", "tokenizer_hash")), config.teacher)
     files, ranks = log.files(snapshot), log.ranks(snapshot)
-    asked = log.read(snapshot, ("prompt_ids",), probed(snapshot.num_rows))
+    asked = log.read(snapshot, ("prompt_ids",), probed(snapshot.num_rows, config.duplicates))
     beginning = common_beginning(Ragged.from_column(asked["prompt_ids"]))
     try:
         shared = _shared_marks(config, snapshot, beginning, files, ranks)

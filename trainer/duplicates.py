@@ -37,7 +37,7 @@ def distinct(table: pa.Table, heldout_fraction: float, duplicates: Duplicates) -
         arXiv:2107.06499).
     """
     prompt_ids, completion_ids = texts_of(table)
-    asked = table["prompt_ids"].filter(pa.array(probed(table.num_rows)))
+    asked = table["prompt_ids"].filter(pa.array(probed(table.num_rows, duplicates)))
     beginning = common_beginning(Ragged.from_column(asked))
 
     def marks(row: int) -> list[bytes]:
@@ -51,10 +51,14 @@ def distinct(table: pa.Table, heldout_fraction: float, duplicates: Duplicates) -
     return is_kept
 
 
-def probed(num_rows: int) -> Flags:
-    """Which rows of a snapshot tell what its prompts begin with: a thousand all over it at most."""
+def probed(num_rows: int, duplicates: Duplicates) -> Flags:
+    """Which rows of a snapshot tell what its prompts begin with: a thousand all over it at most.
+
+    None do for ``drop_exact``, which compares whole prompts.
+    """
     flags = np.zeros(num_rows, dtype=bool)
-    flags[np.linspace(0, num_rows - 1, min(num_rows, PROBED)).astype(np.int64)] = True
+    if duplicates == "drop_near":
+        flags[np.linspace(0, num_rows - 1, min(num_rows, PROBED)).astype(np.int64)] = True
     return flags
 
 

@@ -35,6 +35,14 @@ def test_the_first_of_each_kind_stays(duplicates: Duplicates, expected: list[int
     assert kept(rows, NOBODY, duplicates) == expected
 
 
+def test_prompts_are_compared_whole_where_only_equal_ones_go() -> None:
+    answer = list(range(100, 140))
+    asked = [[*PROMPT, 50, 51], [50, 51], [*PROMPT, 60], [*PROMPT, 70], [*PROMPT, 50, 51]]
+    rows = table(*((prompt, answer) for prompt in asked))
+
+    assert kept(rows, NOBODY, "drop_exact") == [0, 1, 2, 3]
+
+
 def test_what_is_like_a_held_out_answer_is_not_learned() -> None:
     answer = list(range(100, 160))
     prompts = [[first, *PROMPT] for first in range(40)]
@@ -73,9 +81,9 @@ def test_what_most_prompts_begin_with_is_told_by_a_thousand_of_them() -> None:
     assert common_beginning(ragged(prompts)).tolist() == begin
     assert common_beginning(ragged([[1], [2]])).tolist() == []
     assert common_beginning(ragged([[1, 2]])).tolist() == [1, 2]
-    assert np.flatnonzero(probed(3)).tolist() == [0, 1, 2]
-    assert probed(123_456).sum() == 1000
-    assert probed(0).sum() == 0
+    assert np.flatnonzero(probed(3, "drop_near")).tolist() == [0, 1, 2]
+    assert probed(123_456, "drop_near").sum() == 1000
+    assert probed(0, "drop_near").sum() == 0
 
 
 def test_a_short_answer_is_like_itself_only() -> None:
