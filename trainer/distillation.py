@@ -157,9 +157,8 @@ class Distillation:
 
         In a group this is the first process's part; the others ``follow``.
 
-        Each appears whole or not at all; what an earlier run left is replaced at the very end, so
-        that one that was interrupted, be it in its baseline, goes on from the same student and from
-        what ``progress/`` holds, to the same weights.
+        Each appears whole or not at all, at the very end, so that a run that was interrupted, be it
+        in its baseline, goes on from the same student and ``progress/`` to the same weights.
 
         Raises:
             DivergedError: If the loss is no number any more.
@@ -178,8 +177,9 @@ class Distillation:
         baseline = None
         if self.has_baseline:
             audience.say("behaviour cloning, to compare")
-            scratch = out / "progress" / "baseline"
-            baseline = clone_behaviour(training, start, measured, done.seconds, scratch, audience)
+            seconds, scratch = done.seconds, out / "progress" / "baseline"
+            with progress.published_if_diverged(out):
+                baseline = clone_behaviour(training, start, measured, seconds, scratch, audience)
         metrics = Metrics(
             loss=config.loss,
             metric=_name(config.metric),

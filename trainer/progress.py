@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from trainer.checkpoint import replacing
+from trainer.errors import DivergedError
 from trainer.student import give
 
 logger = logging.getLogger(__name__)
@@ -127,6 +129,15 @@ class Progress:
         with replacing(out / "checkpoint") as new:
             new.rmdir()
             self.checkpoint.rename(new)
+
+    @contextmanager
+    def published_if_diverged(self, out: Path) -> Iterator[None]:
+        """Where what follows a finished student diverges, put that in place all the same."""
+        try:
+            yield
+        except DivergedError:
+            self.publish(out)
+            raise
 
     def remove(self) -> None:
         """Forget it: the run has ended, or nothing was saved."""

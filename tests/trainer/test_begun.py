@@ -16,6 +16,7 @@ from tests.support.distill_run import make_home, write_config
 from trainer import distillation, training
 from trainer.begun import RUN
 from trainer.config import TrainerConfig, load
+from trainer.errors import DivergedError
 from trainer.follow import follow
 from trainer.loop import Step
 from trainer.part import begin, find, prepare
@@ -125,6 +126,21 @@ def test_progress_of_other_settings_is_set_aside_and_found_again(
     assert run(config)[1][0] == DIES_AFTER
     assert run(other)[1][0] == 3
     assert not list(config.out.glob("progress*"))
+
+
+def test_a_student_is_there_although_its_baseline_diverges(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise DivergedError("no number")
+
+    config = load(write_config(home, **{**SETTINGS, "baseline": "true"}))
+    monkeypatch.setattr(distillation, "clone_behaviour", diverge)
+    with pytest.raises(DivergedError):
+        run(config)
+
+    assert model_revision(config.out / "checkpoint") != model_revision(home / "teacher")
+    assert (config.out / "tensorboard").is_dir()
 
 
 def test_what_is_killed_in_its_baseline_is_finished_by_the_next_call_to_follow(
