@@ -169,7 +169,9 @@ def test_what_no_bundle_may_hold_is_refused_before_any_work(
     model = Path(shutil.copytree(made.model, made.home / "own_code"))
     (model / "modeling_own.py").touch()
     read: list[Path] = []
-    monkeypatch.setattr("quant.quantization.open_decoder", lambda folder, _keep: read.append(folder))
+    monkeypatch.setattr(
+        "quant.quantization.open_decoder", lambda folder, _keep: read.append(folder)
+    )
 
     with pytest.raises(ManifestError, match=r"modeling_own\.py: holds code"):
         refuse(made.home, model, "of_code")
@@ -306,7 +308,9 @@ def test_a_checkpoint_trained_for_larger_weights_is_refused_before_any_work(
 ) -> None:
     model, read = trained_for_int8(made.home / "up_to_127", 127), list[Path]()
     monkeypatch.setattr("quant.quantization.largest_int8", lambda _target: 64)
-    monkeypatch.setattr("quant.quantization.open_decoder", lambda folder, _keep: read.append(folder))
+    monkeypatch.setattr(
+        "quant.quantization.open_decoder", lambda folder, _keep: read.append(folder)
+    )
     words = ["--scheme=int8-qat", f"--out={made.home / 'of_up_to_127'}", "--no-check"]
 
     with pytest.raises(CompressionError, match="exact up to 64 only"):
