@@ -48,15 +48,13 @@ def pack(rounded: Rounded, grid: Grid) -> torch.Tensor:
     Returns:
         ``(O, ceil(I * bits / 32))``, the layout that compressed-tensors calls pack-quantized.
     """
-    per_word = 32 // grid.bits
-    offset = 1 << (grid.bits - 1)
-    unsigned_OI = rounded.values_OI.to(torch.int64) + offset
-    missing = -unsigned_OI.shape[1] % per_word
-    padded = torch.nn.functional.pad(unsigned_OI, (0, missing))
-    words_OWP = padded.view(len(padded), -1, per_word)
-    shifts_P = torch.arange(per_word) * grid.bits
-    words_OW: torch.Tensor = (words_OWP << shifts_P).sum(dim=2)
-    return (words_OW - ((words_OW >> 31) << 32)).to(torch.int32)  # the top bit is int32's sign
+    per_byte, per_word = 8 // grid.bits, 32 // grid.bits
+    device = rounded.values_OI.device
+    unsigned_OI = rounded.values_OI.to(torch.uint8) + (1 << (grid.bits - 1))  # modulo 256
+    padded = torch.nn.functional.pad(unsigned_OI, (0, -unsigned_OI.shape[1] % per_word))
+    shifts_P = torch.arange(per_byte, dtype=torch.uint8, device=device) * grid.bits
+    bytes_OBP = padded.view(len(padded), -1, per_byte) << shifts_P
+    return bytes_OBP.sum(dim=2, dtype=torch.uint8).view(torch.int32)  # of a little-endian machine
 
 
 def unpack(words_OW: torch.Tensor, channels: int, grid: Grid) -> torch.Tensor:

@@ -64,12 +64,12 @@ def _compensate(weight_OI: Tensor, hessian_II: Tensor, scale_OI: Tensor, grid: G
 
 def _spread_errors(hessian_II: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse: row ``i`` says how an error at ``i`` spreads."""
-    hessian_II = hessian_II.double()
-    diagonal_I = hessian_II.diagonal().clone()
+    damped_II = hessian_II.to(torch.float64, copy=True)
+    diagonal_I = damped_II.diagonal()
     silent_I = (diagonal_I == 0).double()  # inputs never seen: rounded alone
-    damping = DAMPING * diagonal_I.mean().clamp(min=1e-12)
-    lower_II = torch.linalg.cholesky(hessian_II + torch.diag(silent_I + damping))
-    upper_II: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower_II), upper=True)
+    diagonal_I += silent_I + DAMPING * diagonal_I.mean().clamp(min=1e-12)
+    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(damped_II))
+    upper_II: Tensor = torch.linalg.cholesky(inverse_II, upper=True)
     return upper_II
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,8 +34,9 @@ class Layer:
 
     @property
     def size_bytes(self) -> int:
-        """On disk."""
-        return sum(tensor.nbytes for tensor in self.tensors("").values())
+        """On disk; nothing is packed for it."""
+        shapes = Rounded(self.weight.values_OI.to("meta"), self.weight.scale_OG.to("meta"))
+        return sum(tensor.nbytes for tensor in replace(self, weight=shapes).tensors("").values())
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What is stored for the layer of this name."""

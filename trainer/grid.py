@@ -50,7 +50,7 @@ class Rounded:
 
     def dense(self) -> Tensor:
         """Return the weights that are meant, ``(O, I)`` in float32."""
-        return self.values_OI.float() * spread(self.scale_OG, self.values_OI.shape[1])
+        return self.values_OI.float().mul_(spread(self.scale_OG, self.values_OI.shape[1]))
 
 
 def int8_grid(largest: int) -> Grid:
