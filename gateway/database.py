@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -33,6 +33,8 @@ def open_database(url: str) -> Engine:
         engine = create_engine(url, connect_args=_patience(url))
     except (ArgumentError, ImportError) as error:
         raise ConfigError(f"the state store cannot be opened: {error}; see state_url") from error
+    if engine.dialect.name == "postgresql" and "options" not in engine.url.query:
+        event.listen(engine, "begin", _limit_statements)
     with translated():
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
@@ -52,9 +54,13 @@ def _patience(url: str) -> dict[str, object]:
     wanted = {
         "connect_timeout": WAIT_SECONDS,
         "tcp_user_timeout": WAIT_SECONDS * 1000,
-        "options": f"-c statement_timeout={WAIT_SECONDS * 1000}",
     }
     return {name: value for name, value in wanted.items() if name not in made.query}
+
+
+def _limit_statements(connection: Connection) -> None:
+    """Within a transaction, not a session: between us there may be a pool that hands those on."""
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {WAIT_SECONDS * 1000}")
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -21,6 +21,7 @@ from gateway.serving import Serving
 from gateway.starter import Starter
 from gateway.state import Saved, StateStore
 from gateway.supervisor import Health
+from gateway.trial import Trial
 from quant.bundle import BundleError
 
 logger = logging.getLogger(__name__)
@@ -87,20 +88,18 @@ class RolloutDriver:
             if self.runner.trials.under_way(name) is None:
                 await self._resume_replacement(active)
             return
-        route = self.serving.table.routes.get(name)
-        known = None if route is None else route.incumbent
-        incumbent = await self._starter.incumbent(name, known)
-        if incumbent is not known:
-            self.runner.assign(name, Route(incumbent))
-        if known is not None and incumbent is not known:
-            self.runner.spawn(self.runner.drain(known.name, name))
+        route, wanted = self.serving.table.routes.get(name), await self._starter.wanted(name)
+        if route is not None and route.incumbent.name == wanted:
+            return
+        incumbent = self.runner.take_back(wanted) or await self._starter.incumbent(name)
+        self.runner.assign(name, Route(incumbent))
+        if route is not None:
+            self.runner.let_go(route.incumbent, name)
 
     async def go_on(self) -> None:
         """Go on with rollouts under way, and from now on with those that other gateways begin."""
         for name in self.serving.config.routes:
-            active = await asyncio.to_thread(self._store.active, name)
-            if active is not None and self.runner.trials.under_way(name) is None:
-                await self._resume_rollout(active)
+            await self._join(name)
         self.runner.spawn(following(self.serving.config.routes, self._follow))
 
     async def _resume_rollout(self, active: Saved) -> None:
@@ -143,13 +142,23 @@ class RolloutDriver:
         """Take over what others have begun, moved or ended on a route."""
         trial = self.runner.trials.of(route)
         if trial is not None:
-            was_live = trial.rollout.state == "live"
             await trial.follow()
-            if was_live and trial.rollout.state == "rolled_back":
-                await self.runner.end(trial)
-        if self._is_taken(route):
+            await self._check_incumbent(trial)
+        await self._join(route)
+
+    async def _check_incumbent(self, trial: Trial) -> None:
+        """Give up what is compared with a model that others have rolled back."""
+        if not trial.rollout.is_active:
             return
+        wanted = await self._starter.wanted(trial.rollout.route)
+        if wanted not in (trial.incumbent.name, trial.candidate.name):
+            await trial.give_up(f"{trial.incumbent.name}, its incumbent, was rolled back")
+
+    async def _join(self, route: str) -> None:
+        """Take part in what is tried on a route; if nothing is, bring it up as others left it."""
         async with self._turns[route]:
+            if self._is_taken(route):
+                return
             active = await asyncio.to_thread(self._store.active, route)
             if active is None:
                 await self._bring_up(route)
@@ -270,17 +279,13 @@ class RolloutDriver:
         Raises:
             RolloutError: If it was rolled back already, or another rollout follows it.
         """
-        was_live = (await self.runner.trials.find(rollout_id)).state == "live"
 
         def back(rollout: Rollout) -> Rollout:
-            if was_live and rollout.route in self._starting:
+            if rollout.state == "live" and rollout.route in self._starting:
                 raise RolloutError(
                     f"rollout {rollout.id} is live and its incumbent makes room for another "
-                    "rollout that is being started; roll that one back, or try again if it fails"
+                    "rollout that is being started; try again if that fails"
                 )
             return roll_back(rollout, datetime.now(UTC), reason)
 
-        trial = await self.runner.trials.decide(rollout_id, back)
-        if was_live:
-            self.runner.spawn(self.runner.end(trial))
-        return trial.rollout
+        return (await self.runner.trials.decide(rollout_id, back)).rollout

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from capture.errors import EngineError
 from gateway.drain import UnderWay
-from gateway.errors import GatewayError, RolloutError, StateStoreError
+from gateway.errors import GatewayError, RolloutError
 from gateway.fleet import Fleet
 from gateway.rollout import begin_watch
 from gateway.supervisor import pause_seconds
@@ -43,7 +43,8 @@ class Replacement:
             try:
                 seconds = await self._exchange(trial, drain_seconds)
             except (EngineError, GatewayError) as error:
-                await _give_up(trial, error)
+                logger.error("rollout %s is rolled back: %s", trial.rollout.id, error)  # noqa: TRY400
+                await trial.give_up(str(error).splitlines()[0])
                 return error
             trial.timed_from = time.monotonic() + seconds  # as long as that a crowd is served
             trial.switch(trial.candidate.name)
@@ -125,11 +126,3 @@ def _go_on(trial: Trial) -> None:
     if trial.rollout.state == "rolled_back":
         note = trial.rollout.history[-1].note
         raise RolloutError(f"rollout {trial.rollout.id} was rolled back meanwhile ({note})")
-
-
-async def _give_up(trial: Trial, error: Exception) -> None:
-    logger.error("rollout %s is rolled back: %s", trial.rollout.id, error)
-    try:
-        await trial.give_up(str(error).splitlines()[0])
-    except StateStoreError:
-        logger.exception("rollout %s: the state store failed", trial.rollout.id)

@@ -8,7 +8,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from gateway.errors import RolloutError
 from gateway.evidence import Evidence
-from gateway.guards import Reason, Verdict
+from gateway.guards import Guards, Reason, Verdict, judge
 
 State = Literal["shadow", "canary", "replacing", "watch", "live", "rolled_back"]
 Actor = Literal["guards", "operator"]
@@ -90,6 +90,14 @@ def canary_share(rollout: Rollout) -> float:
     if rollout.state == "canary":
         return rollout.steps[rollout.step]
     return 1.0 if rollout.state in {"watch", "live"} else 0.0
+
+
+def judged(rollout: Rollout, guards: Guards, now: datetime) -> Rollout:
+    """Return the rollout as its evidence moves it; itself unless something is proven."""
+    if rollout.state == "rolled_back":
+        return rollout
+    verdict = judge(rollout.state, rollout.evidence, guards, rollout.num_stages)
+    return transition(rollout, verdict, now)
 
 
 def transition(rollout: Rollout, verdict: Verdict, now: datetime) -> Rollout:

@@ -44,6 +44,7 @@ class Runner:
         self._metrics = metrics
         self._replacement = Replacement(fleet, self.under_way)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._leaving: dict[str, tuple[Deployment, asyncio.Task[None]]] = {}
 
     def assign(self, name: str, route: Route) -> None:
         """Put a route into the table."""
@@ -69,7 +70,7 @@ class Runner:
         trial.switch(up)
         drain_seconds = self.serving.config.routes[saved.rollout.route].rollout.drain_seconds
         replacing = self.spawn(self._replacement.forward(trial, drain_seconds))
-        self.spawn(self._run(trial, replacing))
+        self.spawn(self._run(trial))
         return replacing
 
     def _trial(self, saved: Saved, deployments: Pair) -> Trial:
@@ -80,57 +81,71 @@ class Runner:
         bundle, candidate, metrics = Path(saved.rollout.bundle), deployments[1], self._metrics
         scorer = Scorer(candidate, bundle, self._fleet.capture, metrics.shadow)
         mirror = Mirror(candidate, self.serving.spool, metrics, limits, scorer)
-        trial = Trial(
-            saved,
-            deployments,
-            self._store,
-            config,
-            lambda route: self.assign(name, route),
-            mirror,
-        )
+
+        def assign(route: Route) -> None:
+            if self.trials.of(name) is trial:  # or another rollout follows already
+                self.assign(name, route)
+
+        def end() -> None:
+            if self.trials.of(name) is trial:
+                self.spawn(self._end(trial))
+
+        trial = Trial(saved, deployments, self._store, config, assign, mirror)
+        trial.on_lost = end
         self.trials.add(trial)
         return trial
 
-    async def _run(
-        self, trial: Trial, replacing: "asyncio.Task[Exception | None] | None" = None
-    ) -> None:
-        """Run a trial to its end; whoever lost stays warm if that is the incumbent."""
+    async def _run(self, trial: Trial) -> None:
+        """Run a trial to its end; the incumbent stays warm if it loses."""
         try:
             await trial.run()
         finally:
             await trial.mirror.close()
-        if trial.rollout.state != "rolled_back":
-            return
-        if replacing is not None and not replacing.done():
-            await self._fleet.stop(trial.candidate.name)  # nobody waits for it any more
-        await self.end(trial)
 
-    async def end(self, trial: Trial) -> None:
-        """Stop the engine of a candidate that has lost."""
+    async def _end(self, trial: Trial) -> None:
+        """Stop the engine of a candidate that has lost; the store may still have to be told."""
         route = trial.rollout.route
-        if trial.rollout.replaces:
-            seconds = self.serving.config.routes[route].rollout.drain_seconds
-            await self._replacement.back(trial, seconds)
-        else:
-            await self.drain(trial.candidate.name, route)
+        if not trial.rollout.replaces:
+            await trial.mirror.close()
+            await self.drain(trial.candidate, route)
+            return
+        if trial.exchanging.locked():
+            await self._fleet.stop(trial.candidate.name)  # nobody waits for it any more
+        seconds = self.serving.config.routes[route].rollout.drain_seconds
+        await self._replacement.back(trial, seconds)
 
-    async def drain(self, name: str, route: str) -> None:
+    def let_go(self, deployment: Deployment, route: str) -> None:
+        """Drain a deployment; until its engine is stopped it can be taken back."""
+        leaving = self.spawn(self.drain(deployment, route))
+        self._leaving[deployment.name] = deployment, leaving
+
+    def take_back(self, name: str) -> Deployment | None:
+        """Return a deployment that was let go, if its engine still runs; it stays now."""
+        deployment, leaving = self._leaving.pop(name, (None, None))
+        if leaving is not None:
+            leaving.cancel()
+        return deployment
+
+    async def drain(self, deployment: Deployment, route: str) -> None:
         """Stop an engine when the requests it is answering have ended, or their time is up."""
         seconds = self.serving.config.routes[route].timeouts.total_seconds
-        await self.under_way.is_drained(name, seconds)
-        await self._fleet.stop(name)
+        await self.under_way.is_drained(deployment.name, seconds)
+        self._leaving.pop(deployment.name, None)
+        await self._fleet.stop(deployment.name)
 
     async def retire(self, route: str, candidate: str) -> None:
         """Make room for a candidate: stop engines that were kept warm until now.
 
         Raises:
-            RolloutError: If one is still answering clients; nothing was stopped.
+            RolloutError: If one is still answering clients, or clients have gone back to another
+                model meanwhile; nothing was stopped.
             StateStoreError: If the end of the last rollout is not written down and cannot be.
         """
         last = self.trials.of(route)
         if last is not None:
             await last.save()
-        needed = {self.serving.table.routes[route].incumbent.name, candidate}
+        incumbent = self.serving.table.routes[route].incumbent
+        needed = {incumbent.name, candidate}
         kept = [name for name in self._fleet.names(route) if name not in needed]
         seconds = self.serving.config.routes[route].rollout.drain_seconds
         for name in kept:
@@ -139,6 +154,8 @@ class Runner:
                     f"{name}, which has to make room, is still answering requests after "
                     f"{seconds:g} s; try again when they have ended, or raise rollout.drain_seconds"
                 )
+        if self.serving.table.routes[route].incumbent is not incumbent:
+            raise RolloutError(f"{incumbent.name} was rolled back meanwhile; try again")
         self.trials.retire(route)
         for name in kept:
             await self._fleet.stop(name)

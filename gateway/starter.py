@@ -27,12 +27,18 @@ class Starter:
         self._fleet = fleet
         self._store = store
 
-    async def incumbent(self, route: str, known: Deployment | None = None) -> Deployment:
-        """Start what answers a route: the last promoted bundle, or what is configured.
+    async def wanted(self, route: str) -> str:
+        """Name of what answers a route when nothing is tried, by what is written down.
 
-        Args:
-            route: Its name.
-            known: What answers it now; returned as it is if that is still right.
+        Raises:
+            StateStoreError: If the state store fails.
+        """
+        live = await asyncio.to_thread(self._store.live, route)
+        config = self._serving.config.routes[route]
+        return _configured(route, config) if live is None else live.rollout.candidate
+
+    async def incumbent(self, route: str) -> Deployment:
+        """Start what answers a route: the last promoted bundle, or what is configured.
 
         Raises:
             EngineError: If its engine does not start.
@@ -40,11 +46,9 @@ class Starter:
         """
         config = self._serving.config.routes[route]
         live = await asyncio.to_thread(self._store.live, route)
-        name = _configured(route, config) if live is None else live.rollout.candidate
-        if known is not None and known.name == name:
-            return known
         if live is not None:
             return await self.candidate(live.rollout)
+        name = _configured(route, config)
         if config.model is not None:
             return await self._fleet.start(name, route, config.model, config, is_candidate=False)
         await self._wake(route, config)
@@ -80,11 +84,14 @@ class Starter:
         """Verify a rollout's bundle; its engine is not started yet.
 
         Raises:
-            BundleError: If the bundle is not what it says it is, or reads text differently.
+            BundleError: If the bundle is not what it says it is, or reads text differently; if it
+                is not live yet and refuses what its route's model takes.
         """
         bundle = Path(rollout.bundle)
         config = self._serving.config.routes[rollout.route]
         await asyncio.to_thread(verify, bundle, config)
+        if rollout.state != "live":  # or it answers already
+            await asyncio.to_thread(check_context, bundle, config)
         return await self._fleet.place(
             rollout.candidate, rollout.route, bundle, config, is_candidate=True
         )
@@ -114,7 +121,7 @@ def verify(bundle: Path, config: RouteConfig) -> None:
     """See that a bundle is whole, and reads what its route's model reads.
 
     Raises:
-        BundleError: If it is not what it says it is, reads text differently, or takes less of it.
+        BundleError: If it is not what it says it is, or reads text differently.
     """
     model = config.model
     if model is None:
@@ -126,6 +133,17 @@ def verify(bundle: Path, config: RouteConfig) -> None:
             f"{bundle}: its chat template is not that of {model}, so it would read other prompts; "
             "copy the route's template into the checkpoint and make the bundle again"
         )
+
+
+def check_context(bundle: Path, config: RouteConfig) -> None:
+    """See that a bundle takes requests as long as its route's model does.
+
+    Raises:
+        BundleError: If it refuses longer ones.
+    """
+    model = config.model
+    if model is None:
+        return
     is_told = any(arg.replace("_", "-").startswith(CONTEXT) for arg in config.engine.args)
     ours, theirs = context_length(bundle), context_length(model)
     if not is_told and ours is not None and theirs is not None and ours < theirs:

@@ -23,13 +23,12 @@ from gateway.config import RouteConfig
 from gateway.errors import StateConflictError, StateStoreError
 from gateway.evidence import Evidence
 from gateway.exchange import Exchange
-from gateway.guards import judge
 from gateway.ledger import Ledger
 from gateway.mirror import Mirror
 from gateway.moments import Moments
 from gateway.observed import is_telling, outcome_of, pair_of
 from gateway.pair import Pair
-from gateway.rollout import Decision, Rollout, canary_share, roll_back, transition
+from gateway.rollout import Decision, Rollout, canary_share, judged, roll_back
 from gateway.routing import Deployment, Route, route_of
 from gateway.state import Saved, StateStore
 
@@ -50,6 +49,7 @@ class Trial:
             it replaces the incumbent: a crowd has waited for it.
         ended: Set when the rollout is live or rolled back.
         exchanging: Held by whoever exchanges the two engines.
+        on_lost: Called once it has been rolled back, whether or not that is written down yet.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Trial:
         self.timed_from = -inf
         self.ended = asyncio.Event()
         self.exchanging = asyncio.Lock()
+        self.on_lost: Callable[[], object] = lambda: None
         self._ledger = Ledger(saved, store)
         self._config = config
         self._assign = assign
@@ -125,11 +126,7 @@ class Trial:
                 self._assign(Route(self.incumbent))
 
     def _judged(self, rollout: Rollout) -> Rollout:
-        if rollout.state == "rolled_back":
-            return rollout
-        guards, stages = self._config.guards, rollout.num_stages
-        verdict = judge(rollout.state, rollout.evidence, guards, stages)
-        return transition(rollout, verdict, datetime.now(UTC))
+        return judged(rollout, self._config.guards, datetime.now(UTC))
 
     async def decide(self, move: Callable[[Rollout], Rollout]) -> Rollout:
         """Carry out an operator's move.
@@ -138,9 +135,9 @@ class Trial:
             RolloutError: If the state does not allow it.
         """
         try:
-            self._turn_back(move(self.rollout))
+            is_back = self._turn_back(move(self.rollout))
             async with self._moving:
-                await self._move(move)
+                await (self._write_way_back() if is_back else self._move(move))
         finally:
             self._changed.set()
         return self.rollout
@@ -148,18 +145,15 @@ class Trial:
     async def give_up(self, note: str) -> None:
         """Roll back, unless the rollout has ended already: the candidate cannot go on."""
         now = datetime.now(UTC)
-        await self.decide(lambda r: roll_back(r, now, note, by="guards") if r.is_active else r)
+        try:
+            await self.decide(lambda r: roll_back(r, now, note, by="guards") if r.is_active else r)
+        except StateStoreError:  # it has gone back, and ``follow`` writes that down
+            logger.exception("rollout %s: the state store failed", self.rollout.id)
 
     def switch(self, up: str | None) -> None:
         """Say which deployment is up now; clients that wait for it are let in."""
         self.up = up
         self._assign(self._route())
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the rollout has ended and whoever won answers."""
-        is_back = not self.rollout.replaces or self.up == self.incumbent.name
-        return self.rollout.state == "live" or (self.rollout.state == "rolled_back" and is_back)
 
     async def follow(self) -> None:
         """Take over what another gateway has written down since we last did.
@@ -201,12 +195,14 @@ class Trial:
         self._ledger.unsaved += seen
         self._changed.set()
 
-    def _turn_back(self, moved: Rollout) -> None:
-        """Let a way back take effect; ``_write_way_back`` is to follow."""
-        if moved.state == "rolled_back" != self.rollout.state:
+    def _turn_back(self, moved: Rollout) -> bool:
+        """Let a way back take effect, if that is one; ``_write_way_back`` is to follow."""
+        is_back = moved.state == "rolled_back" != self.rollout.state
+        if is_back:
             self._going_back = moved.history[-1]
             self._take(moved)
             self._changed.set()
+        return is_back
 
     async def _move(self, decide: Callable[[Rollout], Rollout]) -> None:
         """Make a decision take effect and write it down; decide anew if another was first.
@@ -268,12 +264,15 @@ class Trial:
         return True
 
     def _take(self, rollout: Rollout) -> None:
+        has_lost = rollout.state == "rolled_back" != self.rollout.state
         self.rollout = rollout
         if not rollout.is_active:
             self.ended.set()
         if self.mirror.scorer is not None:
             self.mirror.scorer.may_ask = rollout.state == "shadow"
         self._assign(self._route())
+        if has_lost:
+            self.on_lost()
 
     async def save(self) -> None:
         """Write down how far it is, so that another start can go on from here.

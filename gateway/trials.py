@@ -35,7 +35,7 @@ class Trials:
     def under_way(self, route: str) -> Trial | None:
         """A route's trial that has not ended, or whose loser still gives its place back."""
         trial = self._trials.get(route)
-        return None if trial is None or trial.is_over else trial
+        return None if trial is None or is_over(trial) else trial
 
     def retire(self, route: str) -> None:
         """Forget a route's trial that has ended: there is no way back from it any more."""
@@ -85,3 +85,10 @@ class Trials:
             )
         await trial.decide(move)
         return trial
+
+
+def is_over(trial: Trial) -> bool:
+    """Whether the rollout has ended and whoever won answers."""
+    rollout = trial.rollout
+    is_back = not rollout.replaces or trial.up == trial.incumbent.name
+    return rollout.state == "live" or (rollout.state == "rolled_back" and is_back)

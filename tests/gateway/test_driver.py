@@ -10,6 +10,8 @@ from capture.config import CaptureConfig
 from gateway.driver import RolloutDriver
 from gateway.fleet import Fleet
 from gateway.metrics import Metrics
+from gateway.pool import Pool
+from gateway.routing import Deployment
 from gateway.state import Saved, StateStore
 from gateway.timeouts import Timeouts
 from quant.bundle import BundleError
@@ -60,8 +62,9 @@ async def test_an_engine_that_has_lost_may_finish_what_an_answer_may_take(tmp_pa
         runner = RolloutDriver(
             s.serving, Fleet(tmp_path, capture), store, Metrics.create(None)
         ).runner
-        runner.under_way.begin("student")
-        stopping = asyncio.create_task(runner.drain("student", "support"))
+        student = Deployment("student", Pool(()), "student", None, capture=False)
+        runner.under_way.begin(student.name)
+        stopping = asyncio.create_task(runner.drain(student, "support"))
         await asyncio.sleep(0.5)
         is_waiting = not stopping.done()
         async with asyncio.timeout(10):

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 
 from capture.errors import ConfigError
+from gateway.database import open_database
 from gateway.errors import RolloutNotFoundError, StateConflictError, StateStoreError
 from gateway.evidence import Evidence
 from gateway.guards import Reason, Verdict
@@ -291,3 +292,29 @@ def test_an_older_store_learns_that_one_that_replaces_is_under_way_too(
     store.close()
     assert active is not None
     assert active.rollout.replaces
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_statements_have_ten_seconds_within_our_transactions_only(url: str) -> None:
+    """A pool between us and the server may hand our session on."""
+    engine = open_database(url)
+    ask = "SHOW statement_timeout"
+    with engine.connect() as connection:
+        ours = connection.exec_driver_sql(ask).scalar_one()
+        connection.rollback()
+        cursor = connection.connection.cursor()
+        cursor.execute(ask)
+        left = cursor.fetchone()
+    engine.dispose()
+
+    assert (ours, left) == ("10s", ("0",))
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_url_may_say_how_long_statements_have(url: str) -> None:
+    engine = open_database(f"{url}?options=-c%20statement_timeout%3D1234")
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
+    engine.dispose()
+
+    assert found == "1234ms"
