@@ -69,8 +69,8 @@ def erase(
 
     Rows in the segment that a living writer has open are waited for, until that is closed by its
     age. Distributions that an engine still holds back go when they come: their exchange's id is
-    remembered. An exchange still under way has no row yet and is not selected, except by its id.
-    Older versions of the tables cannot be read afterwards.
+    remembered. An exchange still under way has no row yet and is not selected, except by its id
+    alone. Older versions of the tables cannot be read afterwards.
 
     Args:
         config: Names the log and the spool.
@@ -87,8 +87,8 @@ def erase(
     with locked(config.spool / COMMIT_LOCK), log_lock(config.log):
         with Log(config.log).connect() as connection:
             ids = selection.ids(connection)
-        named = pa.array(selection.exchanges, pa.string())
-        ids = pc.unique(pa.concat_arrays([ids.cast(pa.string()), named]))
+        named = selection.exchanges if selection.is_by_id else ()
+        ids = pc.unique(pa.concat_arrays([ids.cast(pa.string()), pa.array(named, pa.string())]))
         done.origins = find_origins(config.log, ids, models)
         forget(config.log, "erased", ids.to_pylist())
         _erase_damaged(config.spool, ids, done)

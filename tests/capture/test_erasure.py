@@ -117,6 +117,7 @@ def test_all_that_is_asked_for_must_hold(tmp_path: Path) -> None:
         [secret_exchange("a"), secret_exchange("b", tenant="u"), exchange_row("c", tenant="t")],
     )
     assert erase(config, Selection(tenant="t", user="alice")).rows["exchanges"] == 1
+    assert erase(config, Selection(tenant="t", exchanges=["b"])).rows["exchanges"] == 0
     assert ids_on_disk(config) == {"b", "c"}
 
 
