@@ -78,9 +78,14 @@ def start_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray
 
 
 def eos_ids(vllm_config: "VllmConfig") -> frozenset[int]:
-    """The model's end-of-sequence tokens, from its generation config or its config."""
-    generation = vllm_config.model_config.try_get_generation_config()
-    eos = generation.get("eos_token_id", vllm_config.model_config.hf_config.eos_token_id)
+    """The model's end-of-sequence tokens, from its generation config or its config.
+
+    A model of several modalities may name them in the config of its text alone, or nowhere.
+    """
+    model = vllm_config.model_config
+    generation, configs = model.try_get_generation_config(), (model.hf_config, model.hf_text_config)
+    told = (getattr(config, "eos_token_id", None) for config in configs)
+    eos = generation.get("eos_token_id", next((ids for ids in told if ids is not None), None))
     return frozenset([eos] if isinstance(eos, int) else eos or ())
 
 

@@ -37,7 +37,9 @@ def config() -> SimpleNamespace:
     hf_config = SimpleNamespace(eos_token_id=EOS)
     return SimpleNamespace(
         model_config=SimpleNamespace(
-            hf_config=hf_config, try_get_generation_config=lambda: {"eos_token_id": EOS}
+            hf_config=hf_config,
+            hf_text_config=hf_config,
+            try_get_generation_config=lambda: {"eos_token_id": EOS},
         )
     )
 
