@@ -96,8 +96,9 @@ class Choice:
         """Whether a later choice goes on where this one, preempted, stopped."""
         has_more = self.start < later.start <= self.length
         is_same = later.exchange_id == self.exchange_id and not self.is_scheduled
-        before = later.output_ids[: later.start]
-        return has_more and is_same and self.output_ids[: later.start] == before
+        if not (has_more and is_same and self.prompt_ids == later.prompt_ids):
+            return False
+        return self.output_ids[: later.start] == later.output_ids[: later.start]
 
     def continue_from(self, earlier: "Choice") -> None:
         """Take over an earlier choice's positions and place."""
