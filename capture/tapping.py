@@ -40,6 +40,25 @@ def read_settings() -> TapConfig:
     return TapConfig(**{**json.loads(settings), "spool": Path(spool)})
 
 
+def is_recording(vllm_config: "VllmConfig") -> bool:
+    """Whether this is the one process of its engine that records: that whose tokens vLLM takes.
+
+    Every process of a tensor parallel group computes every row; each would write it.
+
+    Raises:
+        ConfigError: If no process of the engine sees every row.
+    """
+    parallel = vllm_config.parallel_config
+    if parallel.enable_batch_sharded_sampling:
+        raise ConfigError(
+            "the tap cannot record where each process samples a part of the batch; serve without "
+            "--enable-batch-sharded-sampling, or without capture"
+        )
+    stage = parallel.tensor_parallel_size * parallel.prefill_context_parallel_size
+    num_processes = stage * parallel.pipeline_parallel_size
+    return bool(parallel.rank % num_processes == num_processes - stage)
+
+
 def open_recorder(config: TapConfig) -> Recorder:
     """Open the spool and the thread that writes to it; both are closed when the engine exits."""
     limits = SpoolLimits(
