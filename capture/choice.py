@@ -111,6 +111,14 @@ class Choice:
         self.index, self.written_length = earlier.index, earlier.written_length
         self.start = 0
 
+    def close(self) -> None:
+        """Let go of what was recorded; a runner may still know it by its live list of tokens."""
+        self.is_closed = True
+        self._pieces.clear()
+        self.prompt_ids = ()
+        if self.refresh is not None:
+            self.output_ids, self.refresh = [], None
+
     @property
     def has_ended(self) -> bool:
         """Whether the last recorded position was this completion's last."""

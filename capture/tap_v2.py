@@ -163,7 +163,8 @@ class V2Tap(LogitsProcessor):
         choice.is_scheduled = False
 
         def take() -> None:
-            _give_tokens(choice, prompt_length, *copy())
+            if not choice.is_closed:
+                _give_tokens(choice, prompt_length, *copy())
 
         self._recorder.call(take)
 

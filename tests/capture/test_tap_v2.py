@@ -93,6 +93,15 @@ def test_siblings_are_kept_apart_even_when_preempted(spool: Path) -> None:
         assert_true(row, request)
 
 
+def test_nothing_of_a_choice_that_was_written_is_kept(spool: Path) -> None:
+    tap = run(V2Runner(6, 64, seed=0), requests(12, seed=0))
+
+    assert len(rows(spool)) == 9
+    for (choice,) in tap._tagged.values():
+        assert (choice.prompt_ids, choice.output_ids) == ((), [])
+        assert (choice._pieces, choice.refresh) == ([], None)
+
+
 def test_a_choice_is_written_although_the_engine_stands_still(spool: Path) -> None:
     wanted = requests(2, seed=1)
     runner = V2Runner(2, 64, seed=1)
