@@ -42,6 +42,7 @@ class Choice:
         flags: What was done to the logits before they were recorded.
         touched_at: Monotonic seconds of the last recorded row.
         is_scheduled: Whether it was in the engine's batch when the tap last looked.
+        has_sampled: Whether the tap knows of a row of it, recorded or on its way; V2 only.
         written_length: Positions already handed to the spool.
         is_closed: Whether the recorder has let go of it.
         start: First position recorded here; an earlier choice, preempted, has those before it.
@@ -60,6 +61,7 @@ class Choice:
     flags: Flag
     touched_at: float
     is_scheduled: bool = True
+    has_sampled: bool = False
     written_length: int = 0
     is_closed: bool = False
     start: int = 0

@@ -157,7 +157,8 @@ class V2Runner:
                 expanded_local_pos=offsets,
                 input_ids=tokens,
                 pos=places,
-                seq_lens_upper_bound_np=np.array([len(r.sequence) + 1 for r in scheduled]),
+                # Tokens fed when the step is through, drafts too; a captured graph pads the batch.
+                seq_lens_upper_bound_np=np.array([end + len(d) for _, end, _, d in plans] + [0]),
             ),
         )
         assert torch.equal(made, before)
