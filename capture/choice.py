@@ -42,6 +42,7 @@ class Choice:
         flags: What was done to the logits before they were recorded.
         touched_at: Monotonic seconds of the last recorded row.
         is_scheduled: Whether it was in the engine's batch when the tap last looked.
+        has_sampled: Whether the tap knows of a row of it, recorded or on its way; V2 only.
         written_length: Positions already handed to the spool.
         is_closed: Whether the recorder has let go of it.
         start: First position recorded here; an earlier choice, preempted, has those before it.
@@ -60,6 +61,7 @@ class Choice:
     flags: Flag
     touched_at: float
     is_scheduled: bool = True
+    has_sampled: bool = False
     written_length: int = 0
     is_closed: bool = False
     start: int = 0
@@ -96,8 +98,9 @@ class Choice:
         """Whether a later choice goes on where this one, preempted, stopped."""
         has_more = self.start < later.start <= self.length
         is_same = later.exchange_id == self.exchange_id and not self.is_scheduled
-        before = later.output_ids[: later.start]
-        return has_more and is_same and self.output_ids[: later.start] == before
+        if not (has_more and is_same and self.prompt_ids == later.prompt_ids):
+            return False
+        return self.output_ids[: later.start] == later.output_ids[: later.start]
 
     def continue_from(self, earlier: "Choice") -> None:
         """Take over an earlier choice's positions and place."""
@@ -109,6 +112,14 @@ class Choice:
         self.flags |= earlier.flags
         self.index, self.written_length = earlier.index, earlier.written_length
         self.start = 0
+
+    def close(self) -> None:
+        """Let go of what was recorded; a runner may still know it by its live list of tokens."""
+        self.is_closed = True
+        self._pieces.clear()
+        self.prompt_ids = ()
+        if self.refresh is not None:
+            self.output_ids, self.refresh = [], None
 
     @property
     def has_ended(self) -> bool:

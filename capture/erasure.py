@@ -15,7 +15,7 @@ from capture.config import CaptureConfig
 from capture.delta import Change, active_files, open_table, replace, retry_conflicts, vacuum
 from capture.errors import LogError
 from capture.forgotten import forget, log_lock
-from capture.frames import whole_batches
+from capture.frames import Frame, walk, whole_batches
 from capture.intent import COMMIT_LOCK
 from capture.lineage import Origins, find_origins
 from capture.locks import locked
@@ -24,7 +24,7 @@ from capture.removal import purge, without
 from capture.repair import Repairer
 from capture.schema import TABLES
 from capture.selection import Selection
-from capture.spool import BAD, OPEN, segments
+from capture.spool import BAD, NUM_HEADS, OPEN, segments
 from capture.store import LogFolder
 
 POLL_SECONDS = 0.1
@@ -41,7 +41,7 @@ class Erased:
         files_before: Files that held any of them.
         files_after: Files that replace those.
         damaged: Segments set aside that held any of them, removed whole.
-        unknown: Segments set aside that cannot be read: nobody can tell whose rows they hold.
+        unknown: Others set aside that nobody can read all of, nor tell whose rows they hold.
         origins: Snapshots, checkpoints and bundles made from the rows.
     """
 
@@ -69,8 +69,8 @@ def erase(
 
     Rows in the segment that a living writer has open are waited for, until that is closed by its
     age. Distributions that an engine still holds back go when they come: their exchange's id is
-    remembered. An exchange still under way has no row yet and is not selected, except by its id.
-    Older versions of the tables cannot be read afterwards.
+    remembered. An exchange still under way has no row yet and is not selected, except by its id
+    alone. Older versions of the tables cannot be read afterwards.
 
     Args:
         config: Names the log and the spool.
@@ -87,8 +87,8 @@ def erase(
     with locked(config.spool / COMMIT_LOCK), log_lock(config.log):
         with Log(config.log).connect() as connection:
             ids = selection.ids(connection)
-        named = pa.array(selection.exchanges, pa.string())
-        ids = pc.unique(pa.concat_arrays([ids.cast(pa.string()), named]))
+        named = selection.exchanges if selection.is_by_id else ()
+        ids = pc.unique(pa.concat_arrays([ids.cast(pa.string()), pa.array(named, pa.string())]))
         done.origins = find_origins(config.log, ids, models)
         forget(config.log, "erased", ids.to_pylist())
         _erase_damaged(config.spool, ids, done)
@@ -151,11 +151,19 @@ def _erase_damaged(spool: Path, ids: pa.Array, done: Erased) -> None:
     What could be read of them is in the log already.
     """
     for name, path in segments(spool, BAD):
-        found = whole_batches(path.read_bytes(), TABLES[name.table]) if name.table in TABLES else ()
-        held = [batch["exchange_id"] for _, batch in found]
-        if not held:
-            done.unknown.append(str(path))
-            logger.warning("%s: unreadable, so nobody can tell whose rows it holds; it stays", path)
-        elif any(pc.any(pc.is_in(column, value_set=ids)).as_py() for column in held):
+        data = path.read_bytes()
+        found = list(whole_batches(data, TABLES[name.table])) if name.table in TABLES else []
+        if any(pc.any(pc.is_in(rows["exchange_id"], value_set=ids)).as_py() for _, rows in found):
             path.unlink()
             done.damaged.append(str(path))
+        elif not _is_all(memoryview(data), [one for one, _ in found]):
+            done.unknown.append(str(path))
+            logger.warning("%s: unreadable in part, so nobody can tell whose rows; it stays", path)
+
+
+def _is_all(data: memoryview, batches: Sequence[Frame]) -> bool:
+    """Whether frames are everything that follows the heads of a segment."""
+    whole, _ = walk(data)
+    heads = whole[:NUM_HEADS]
+    ends = [found.end for found in (*heads[-1:], *batches)]
+    return len(heads) == NUM_HEADS and ends == [*(found.start for found in batches), len(data)]

@@ -24,6 +24,7 @@ EXAMPLES = pa.schema(
     ]
 )
 PLAIN = tuple(field.name for field in EXAMPLES if not pa.types.is_list(field.type))
+ARRAYS = tuple(name for name in OF_LOGITS if pa.types.is_list(LOGITS.field(name).type))
 FILLER_LOGPROB = -80.0  # of entries that only fill up a fixed k; e**-80 is still a float32
 ROWS_PER_BATCH = 1024
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capture.axolotl import read_axolotl
@@ -21,9 +20,10 @@ from capture.chat import read_chat
 from capture.commit import Committer
 from capture.config import CaptureConfig
 from capture.delta import store_errors
+from capture.demands import checked
 from capture.distillkit import read_distillkit
 from capture.errors import LogError
-from capture.examples import OF_LOGITS, ROWS_PER_BATCH, Row
+from capture.examples import ARRAYS, ROWS_PER_BATCH, Row
 from capture.export import Format
 from capture.lines import read_examples
 from capture.log import Log, query
@@ -37,7 +37,6 @@ UNKNOWN = "unknown"
 EXCHANGE_BYTES = 4096  # rough, for the spool's bound
 WAIT_BYTES = 8 * 1024 * 1024
 WAIT_SECONDS = 60.0
-ARRAYS = tuple(name for name in OF_LOGITS if pa.types.is_list(LOGITS.field(name).type))
 
 
 @dataclass(slots=True)
@@ -67,8 +66,9 @@ def import_examples(
         on_rows: Told the number of rows of each part that is in the spool.
 
     Raises:
-        LogError: If the file cannot be read or the store fails; what came before is in the log
-            after the next commit, and importing again goes on behind it.
+        LogError: If the file cannot be read, the log cannot hold one of its rows, or the store
+            fails; what came before is in the log after the next commit, and importing again goes
+            on behind it.
     """
     Committer(config).commit()
     with Log(config.log).connect() as connection:
@@ -79,7 +79,7 @@ def import_examples(
     )
     try:
         with store_errors(path):
-            for rows in _parts(_read(path, file_format)):
+            for rows in _parts(checked(path, _read(path, file_format))):
                 intake.take(rows)
                 on_rows(len(rows))
     finally:

@@ -152,14 +152,15 @@ def cut(rows: Rows) -> Iterator[tuple[int, Piece]]:
     entry = np.concatenate([[0], np.cumsum(rows.size_R, dtype=np.int64)]).tolist()
     for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
         entries = slice(entry[start], entry[end])
+        # Copies: a view would keep the rows of all owners for as long as the slowest of them.
         yield (
             int(owner[start]),
             Piece(
                 int(position[start]),
-                rows.size_R[start:end],
-                rows.tail_R[start:end],
-                rows.ids_E[entries],
-                rows.logprobs_E[entries],
-                rows.draws_RD[start:end],
+                rows.size_R[start:end].copy(),
+                rows.tail_R[start:end].copy(),
+                rows.ids_E[entries].copy(),
+                rows.logprobs_E[entries].copy(),
+                rows.draws_RD[start:end].copy(),
             ),
         )

@@ -209,6 +209,6 @@ class Recorder:
 
     def _forget(self, choice: Choice) -> None:
         if not choice.is_closed:
-            choice.is_closed = True
+            choice.close()
             del self._open[choice.serial]
             self._held_bytes -= choice.num_bytes

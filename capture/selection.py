@@ -36,8 +36,12 @@ class Selection:
     @property
     def is_everything(self) -> bool:
         """Whether nothing was asked for, which selects all."""
-        asked = (self.where, self.tenant, self.user, self.before)
-        return not self.exchanges and all(part is None for part in asked)
+        return not self.exchanges and self == Selection(exchanges=self.exchanges)
+
+    @property
+    def is_by_id(self) -> bool:
+        """Whether ids are all that was asked for."""
+        return bool(self.exchanges) and self == Selection(exchanges=self.exchanges)
 
     def ids(self, connection: duckdb.DuckDBPyConnection) -> pa.Array:
         """Ids of what is selected in the log's tables.

@@ -8,7 +8,7 @@ quiet for a moment, and tell whether the choice has ended.
 With speculative decoding a request has a row for every draft token. Rows of rejected drafts need
 no care: the positions they stand for come again in the next step, or lie behind the last token.
 
-Shape suffixes: R rows of a step, V vocabulary, S slots, M longest sequence.
+Shape suffixes: B requests and R rows of a step, V vocabulary, S slots, M longest sequence.
 """
 
 import time
@@ -83,6 +83,7 @@ class V2Tap(LogitsProcessor):
         self._slots = Slots(np.full(size, -1, np.int64), none, none)
         self._choices: dict[int, Choice] = {}  # by slot
         self._was_scheduled_S = np.zeros(size, bool)
+        self._is_unsampled_S = np.zeros(size, bool)
         self._tagged: dict[str, list[Choice]] = {}
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
@@ -91,6 +92,7 @@ class V2Tap(LogitsProcessor):
         self._choices.pop(req_idx, None)
         self._was_scheduled_S[req_idx] = False
         tag = tag_of(sampling_params)
+        self._is_unsampled_S[req_idx] = tag is not None
         if tag is None:
             self._slots = self._slots.with_slot(req_idx, -1, 0, 0)
             return False
@@ -105,7 +107,7 @@ class V2Tap(LogitsProcessor):
     def _begin(self, tag: str, params: SamplingParams, start: int) -> Choice:
         siblings = self._tagged.setdefault(tag, [])
         # One that was preempted before its first token comes back looking like a sibling.
-        gone = next((c for c in siblings if not c.is_scheduled and not c.length), None)
+        gone = next((c for c in siblings if not c.is_scheduled and not c.has_sampled), None)
         if gone is not None:
             siblings.remove(gone)
         choice = Choice(
@@ -136,6 +138,7 @@ class V2Tap(LogitsProcessor):
         self._was_scheduled_S = is_scheduled_S
         if not (slots.owner_S[ctx.idx_mapping_np] >= 0).any():
             return logits
+        self._note_sampled(ctx)
         config = self._config
         top = candidates(logits, config.limits, config.tail_draws)
         copy = start_copy([*top, ctx.expanded_idx_mapping.clone(), ctx.pos.clone()])
@@ -152,6 +155,16 @@ class V2Tap(LogitsProcessor):
         self._recorder.push(load, num_bytes=8 * top.ids_RK.numel())
         return logits
 
+    def _note_sampled(self, ctx: LogitsContext) -> None:
+        """Mark choices that get their first token in this step, before another request comes."""
+        slot_B = ctx.idx_mapping_np
+        # The bounds go on behind the batch where a captured graph pads it.
+        length_B = ctx.seq_lens_upper_bound_np[: len(slot_B)]
+        is_through_B = length_B >= self._slots.prefill_length_S[slot_B]
+        for slot in slot_B[is_through_B & self._is_unsampled_S[slot_B]]:
+            self._is_unsampled_S[slot] = False
+            self._choices[int(slot)].has_sampled = True
+
     def _look_at(self, slot: int) -> None:
         """Read the tokens of a slot that is not scheduled now, before others take their place."""
         choice = self._choices.get(slot)
@@ -163,7 +176,8 @@ class V2Tap(LogitsProcessor):
         choice.is_scheduled = False
 
         def take() -> None:
-            _give_tokens(choice, prompt_length, *copy())
+            if not choice.is_closed:
+                _give_tokens(choice, prompt_length, *copy())
 
         self._recorder.call(take)
 

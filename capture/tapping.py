@@ -40,6 +40,25 @@ def read_settings() -> TapConfig:
     return TapConfig(**{**json.loads(settings), "spool": Path(spool)})
 
 
+def is_recording(vllm_config: "VllmConfig") -> bool:
+    """Whether this is the one process of its engine that records: that whose tokens vLLM takes.
+
+    Every process of a tensor parallel group computes every row; each would write it.
+
+    Raises:
+        ConfigError: If no process of the engine sees every row.
+    """
+    parallel = vllm_config.parallel_config
+    if parallel.enable_batch_sharded_sampling:
+        raise ConfigError(
+            "the tap cannot record where each process samples a part of the batch; serve without "
+            "--enable-batch-sharded-sampling, or without capture"
+        )
+    stage = parallel.tensor_parallel_size * parallel.prefill_context_parallel_size
+    num_processes = stage * parallel.pipeline_parallel_size
+    return bool(parallel.rank % num_processes == num_processes - stage)
+
+
 def open_recorder(config: TapConfig) -> Recorder:
     """Open the spool and the thread that writes to it; both are closed when the engine exits."""
     limits = SpoolLimits(
@@ -78,9 +97,14 @@ def start_copy(tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray
 
 
 def eos_ids(vllm_config: "VllmConfig") -> frozenset[int]:
-    """The model's end-of-sequence tokens, from its generation config or its config."""
-    generation = vllm_config.model_config.try_get_generation_config()
-    eos = generation.get("eos_token_id", vllm_config.model_config.hf_config.eos_token_id)
+    """The model's end-of-sequence tokens, from its generation config or its config.
+
+    A model of several modalities may name them in the config of its text alone, or nowhere.
+    """
+    model = vllm_config.model_config
+    generation, configs = model.try_get_generation_config(), (model.hf_config, model.hf_text_config)
+    told = (getattr(config, "eos_token_id", None) for config in configs)
+    eos = generation.get("eos_token_id", next((ids for ids in told if ids is not None), None))
     return frozenset([eos] if isinstance(eos, int) else eos or ())
 
 

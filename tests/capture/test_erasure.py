@@ -24,6 +24,7 @@ from capture.selection import Selection
 from capture.spool import closed_segments
 from capture.verify import verify
 from capture.writer import Spool, SpoolLimits
+from tests.support.damaged_segments import flip, segment_of
 from tests.support.log_folders import (
     config_in,
     filled,
@@ -117,6 +118,7 @@ def test_all_that_is_asked_for_must_hold(tmp_path: Path) -> None:
         [secret_exchange("a"), secret_exchange("b", tenant="u"), exchange_row("c", tenant="t")],
     )
     assert erase(config, Selection(tenant="t", user="alice")).rows["exchanges"] == 1
+    assert erase(config, Selection(tenant="t", exchanges=["b"])).rows["exchanges"] == 0
     assert ids_on_disk(config) == {"b", "c"}
 
 
@@ -230,6 +232,24 @@ def test_an_unreadable_segment_is_named(tmp_path: Path) -> None:
     bad.write_bytes(b"nothing")
 
     assert erase(config, Selection(user="alice")).unknown == [str(bad)]
+
+
+def test_a_segment_with_a_part_that_nobody_can_read_is_named(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    path = segment_of(config.spool, "a", "secret")
+    flip(path, path.stat().st_size - 3)
+
+    done = erase(config, Selection(exchanges=["secret"]))
+
+    assert (done.damaged, done.unknown) == ([], [str(path.with_suffix(".bad"))])
+
+
+def test_a_segment_set_aside_that_can_be_read_to_its_end_is_not_named(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    path = segment_of(config.spool, "a", "b")
+    path.rename(path.with_suffix(".bad"))
+
+    assert erase(config, Selection(exchanges=["secret"])).unknown == []
 
 
 def test_erasing_again_ends_what_a_failing_disk_left(

@@ -155,7 +155,13 @@ def test_axolotls_older_layout_is_read(config: CaptureConfig, tmp_path: Path) ->
         (Format.JSONL, "{", "line 1"),
         (Format.CHAT, '{"messages": [{"role": "user", "content": "x"}]}', "assistant's"),
         (Format.CHAT, "\n[]", "line 2: not a JSON object"),
+        (Format.JSONL, '{"started_at": "yesterday"}', "row 1: not of this format"),
         (Format.AXOLOTL, '{"messages": []}', '"retort"'),
+        (
+            Format.AXOLOTL,
+            '{"retort": {}, "logprobs": [[{"token": "the"}]]}',
+            "row 1: not of this format",
+        ),
         (Format.PARQUET, "PAR", "wrong"),
     ],
 )
@@ -167,6 +173,63 @@ def test_a_file_of_another_kind_is_refused(
 
     with pytest.raises(LogError, match=message):
         import_examples(config_in(tmp_path), path, file_format, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"exchange_id": None}, "exchange_id"),
+        ({"exchange_id": ""}, "exchange_id"),
+        ({"exchange_id": 7}, "exchange_id"),
+        *(
+            ({"day": day}, "day")
+            for day in ("../../../escaped", "2026/11/24", "20261124", "2026-W48-2", "", 20261124)
+        ),
+        ({"choice": -1}, "choice"),
+        ({"choice": 70_000}, "choice"),
+        ({"choice": "first"}, "choice"),
+        ({"started_at": "2026-11-24T12:00:00"}, "started_at"),
+        ({"request": {"model": "support"}}, "a text"),
+        ({"tail_logprob": None}, "lists of numbers"),
+        ({"topk_ids": [-5, 1]}, "lists of numbers"),
+        ({"topk_ids": [1.5, 1]}, "lists of numbers"),
+        ({"topk_ids": "12"}, "lists of numbers"),
+        ({"topk_ids": [None, None]}, "lists of numbers"),
+        ({"topk_logprobs": [None, -1.0]}, "lists of numbers"),
+        ({"topk_size": [70_000, 1]}, "lists of numbers"),
+        ({"completion_ids": [5]}, "one topk_size"),
+        ({"tail_logprob": [-1.0]}, "one topk_size"),
+        ({"topk_size": []}, "one topk_size"),
+        ({"topk_size": [0, 2]}, "topk_size of 1"),
+        ({"topk_ids": [1]}, "topk_size of 1"),
+        ({"topk_logprobs": [-1.0, -1.0, -1.0]}, "topk_size of 1"),
+    ],
+)
+def test_a_row_that_the_log_cannot_hold_is_refused_by_its_number(
+    config: CaptureConfig, tmp_path: Path, wrong: Row, expected: str
+) -> None:
+    path = exported(config, Format.JSONL, tmp_path / "lines")
+    first, second, *_ = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+    pair = {"completion_ids": [5, 6], "topk_size": [1, 1], "tail_logprob": [-2.0, -2.0]}
+    entries = {"topk_ids": [5, 6], "topk_logprobs": [-0.5, -0.5]}
+    lines = (first, {**second, "exchange_id": "wrong", **pair, **entries, **wrong})
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "b").mkdir()
+    target = filled(tmp_path / "b", [exchange_row("good")], [logit_row("good")])
+
+    with pytest.raises(LogError, match=rf"lines: row 2: expected {expected}"):
+        import_examples(target, path, Format.JSONL, lambda _: None)
+
+    assert [row["exchange_id"] for row in examples(target)] == ["good"]
+    assert verify(target).problems == []
+
+
+def test_a_row_without_an_id_is_refused(config: CaptureConfig, tmp_path: Path) -> None:
+    path = exported(config, Format.JSONL, tmp_path / "lines")
+    path.write_text('{"day": "2026-11-24"}', encoding="utf-8")
+
+    with pytest.raises(LogError, match="row 1: expected exchange_id"):
+        import_examples(config, path, Format.JSONL, lambda _: None)
 
 
 def test_a_fitted_polynomial_is_refused(config: CaptureConfig, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """``cut`` against a row-by-row version of the rule: the last row of each position counts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.adaptive import Limits
 from capture.choice import Choice, TapConfig
-from capture.piece import Rows, cut
+from capture.piece import Piece, Rows, cut
 from capture.schema import Flag
 
 CONFIG = TapConfig(spool=Path("unused"), model_revision="rev", tokenizer_hash="tok")
@@ -29,10 +31,23 @@ def rows_of(arrivals: list[tuple[int, int, int]]) -> Rows:
     return Rows.joined(steps)
 
 
+def held(array: npt.NDArray[Any]) -> int:
+    """Bytes that an array keeps from being freed."""
+    base = array if array.base is None else array.base
+    return base.nbytes
+
+
 def test_steps_without_a_row_to_keep_have_no_piece() -> None:
     rows = rows_of([(1, 0, 2)])
 
     assert list(cut(rows.taken(np.arange(0)))) == []
+
+
+@given(ARRIVALS)
+def test_no_piece_keeps_the_rows_of_others_in_memory(arrivals: list[tuple[int, int, int]]) -> None:
+    for _, piece in cut(rows_of(arrivals)):
+        arrays = [getattr(piece, name) for name in Piece.__slots__ if name != "first"]
+        assert sum(held(array) for array in arrays) == piece.num_bytes
 
 
 @given(ARRIVALS)

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,9 +48,15 @@ class Kept:
         self.closed = True
 
 
-def choice(output_ids: list[int], *, max_tokens: int = 100) -> Choice:
-    stop = frozenset([STOP])
-    return Choice("x", 0, [1, 2], output_ids, stop, max_tokens, Flag(0), touched_at=0.0)
+def choice(
+    output_ids: list[int],
+    *,
+    max_tokens: int = 100,
+    prompt_ids: Sequence[int] = (1, 2),
+    start: int = 0,
+) -> Choice:
+    prompt, stop = list(prompt_ids), frozenset([STOP])
+    return Choice("x", 0, prompt, output_ids, stop, max_tokens, Flag(0), 0.0, start=start)
 
 
 def step(owners: list[Choice], *top: int) -> Rows:
@@ -141,6 +148,34 @@ def test_an_unfinished_choice_is_written_once_it_has_gone_quiet(
 
     assert [row.completion_ids.tolist() for row in spool.rows] == [[5], [5, 6]]
     assert spool.account.started == 2
+
+
+def test_a_preempted_choice_is_continued_by_one_of_the_same_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "LINGER_SECONDS", 0.0)
+    spool = Kept()
+    tap = Recorder(spool, CONFIG)
+    first, second = choice([], prompt_ids=[1]), choice([], prompt_ids=[2])
+    for one, top in ((first, 10), (second, 20)):
+        tap.begin(one)
+        push(tap, [one], top)
+        one.output_ids.append(7)
+        one.is_scheduled = False
+        assert spool.arrived.acquire(timeout=5)
+    for one, top in ((second, 21), (first, 11)):
+        rest = choice([7], max_tokens=2, prompt_ids=one.prompt_ids, start=1)
+        tap.begin(rest)
+        push(tap, [rest], top)
+        rest.output_ids.append(8)
+        assert spool.arrived.acquire(timeout=5)
+    tap.close()
+
+    assert [(row.prompt_ids.tolist(), row.topk_ids.tolist()) for row in spool.rows[2:]] == [
+        ([2], [20, 120, 21, 121]),
+        ([1], [10, 110, 11, 111]),
+    ]
 
 
 def test_a_missing_step_flags_the_choice() -> None:

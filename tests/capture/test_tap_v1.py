@@ -19,7 +19,7 @@ VOCABULARY = 50
 PROMPT = [5, 6]
 
 
-def record(steps: list[torch.Tensor]) -> None:
+def record(steps: list[torch.Tensor]) -> V1Tap:
     """Three requests, the one in the middle untagged, each fed its likeliest tokens."""
     tap = LogitTap(config(), torch.device("cpu"), False)
     assert isinstance(tap, V1Tap)
@@ -36,6 +36,7 @@ def record(steps: list[torch.Tensor]) -> None:
             output.append(token)
         tap.update_state(None)
     tap._recorder.close()
+    return tap
 
 
 def scores(count: int) -> list[torch.Tensor]:
@@ -99,3 +100,12 @@ def test_draws_come_from_the_tail(spool: Path, tap_settings: TapSettings) -> Non
 
     for row in rows(spool).values():
         assert_drawn_from_tail(row, num_draws=2, vocabulary=VOCABULARY)
+
+
+def test_of_a_choice_that_was_written_only_what_it_is_known_by_is_kept(spool: Path) -> None:
+    tap = record(scores(3))
+
+    assert set(rows(spool)) == {("a", 0), ("b", 0)}
+    for (choice,) in tap._tagged.values():
+        assert (choice.prompt_ids, choice._pieces, choice.refresh) == ((), [], None)
+        assert len(choice.output_ids) == 3

@@ -12,6 +12,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1Interface
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Interface
 
+from capture import recorder
 from capture.schema import Flag
 from capture.tap import LogitTap
 from capture.tap_v2 import V2Tap
@@ -91,6 +92,37 @@ def test_siblings_are_kept_apart_even_when_preempted(spool: Path) -> None:
     for row in found.values():
         (request,) = (one for one in wanted if one.prompt == row["prompt_ids"])
         assert_true(row, request)
+
+
+class Steady(random.Random):
+    """Has the runner schedule every request in every step, and preempt none."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+def test_siblings_are_numbered_as_they_came_however_soon_others_end(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "TICK_SECONDS", 0.1)  # longer than all of them take
+    params = SamplingParams(max_tokens=3, extra_args={"retort": "x"})
+    prompts = [[5, 6, 7 + number] for number in range(8)]
+    runner = V2Runner(4, 64, seed=0)
+    runner._random = Steady()
+
+    run(runner, [Request(params, prompt) for prompt in prompts])
+
+    found = rows(spool)
+    assert [found["x", number]["prompt_ids"] for number in range(8)] == prompts
+
+
+def test_nothing_of_a_choice_that_was_written_is_kept(spool: Path) -> None:
+    tap = run(V2Runner(6, 64, seed=0), requests(12, seed=0))
+
+    assert len(rows(spool)) == 9
+    for (choice,) in tap._tagged.values():
+        assert (choice.prompt_ids, choice.output_ids) == ((), [])
+        assert (choice._pieces, choice.refresh) == ([], None)
 
 
 def test_a_choice_is_written_although_the_engine_stands_still(spool: Path) -> None:

@@ -32,13 +32,18 @@ def logits_after(sequence: Sequence[int]) -> torch.Tensor:
     return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def config() -> SimpleNamespace:
-    """The part of ``VllmConfig`` that the tap reads."""
+def config(rank: int = 0, **parallel: object) -> SimpleNamespace:
+    """The part of ``VllmConfig`` that the tap reads, in one of an engine's processes."""
+    sizes = ("tensor_parallel_size", "prefill_context_parallel_size", "pipeline_parallel_size")
+    alone = {**dict.fromkeys(sizes, 1), "enable_batch_sharded_sampling": False}
     hf_config = SimpleNamespace(eos_token_id=EOS)
     return SimpleNamespace(
+        parallel_config=SimpleNamespace(rank=rank, **{**alone, **parallel}),
         model_config=SimpleNamespace(
-            hf_config=hf_config, try_get_generation_config=lambda: {"eos_token_id": EOS}
-        )
+            hf_config=hf_config,
+            hf_text_config=hf_config,
+            try_get_generation_config=lambda: {"eos_token_id": EOS},
+        ),
     )
 
 
@@ -152,7 +157,8 @@ class V2Runner:
                 expanded_local_pos=offsets,
                 input_ids=tokens,
                 pos=places,
-                seq_lens_upper_bound_np=np.array([len(r.sequence) + 1 for r in scheduled]),
+                # Tokens fed when the step is through, drafts too; a captured graph pads the batch.
+                seq_lens_upper_bound_np=np.array([end + len(d) for _, end, _, d in plans] + [0]),
             ),
         )
         assert torch.equal(made, before)
