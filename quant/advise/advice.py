@@ -43,7 +43,8 @@ def advise(of: Assumptions, seen_share: float | None) -> Advice:
     """
     is_narrow = None if seen_share is None else seen_share >= of.narrow_seen_share
     chance = of.chance_in_narrow if is_narrow else of.chance_in_broad
-    paths = all_paths(of, chance)
+    final_chance = of.final_chance_in_narrow if is_narrow else of.final_chance_in_broad
+    paths = all_paths(of, chance, final_chance)
     best = max((path for path in paths if not path.refusal), key=lambda path: path.net)
     domain = f"The domain is {DOMAIN[is_narrow]}; chance of a good student: {chance:.0%}."
     return Advice(best.name, (*_reasons(best, paths, of), domain), paths, is_narrow)

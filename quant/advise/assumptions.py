@@ -16,6 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 SET = "--set"
 ASSUMED = "assumed"
+OF_STUDENT = ("chance_in_narrow", "chance_in_broad", "escalated_share")  # likewise of a quantized
 FREE = 0.0  # a price of nothing: the teacher runs on GPUs of one's own
 
 
@@ -113,6 +114,13 @@ class Assumptions(BaseModel):
         Positive, Field(description="quantized student over the teacher: both shares multiplied")
     ]
     final_speed: Annotated[Positive, Field(description="likewise, both speeds multiplied")]
+    final_chance_in_narrow: Annotated[
+        Share, Field(description="that a quantized student is good enough; as the student")
+    ]
+    final_chance_in_broad: Annotated[Share, Field(description="likewise")]
+    final_escalated_share: Annotated[
+        Share, Field(description="that the teacher answers for it; as for the student")
+    ]
 
     engineer_price_per_day: Annotated[NotNegative, Field(description="wages and overhead")] = 800.0
     horizon_months: Annotated[
@@ -199,6 +207,7 @@ def resolve(measured: Mapping[str, Measured], given: Mapping[str, float]) -> Res
         "teacher_tokens_per_second": 40_200 / (of["teacher_gb"] or 1.0),
         "final_size": of["student_size"] * of["quantized_size"],
         "final_speed": of["student_speed"] * of["quantized_speed"],
+        **{f"final_{name}": of[name] for name in OF_STUDENT},
     }
     try:
         values = Assumptions.model_validate({**derived, **known})

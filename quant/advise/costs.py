@@ -65,11 +65,11 @@ def present_cost(of: Assumptions) -> float:
     return of.requests_per_month * (prompt + completion) / MILLION
 
 
-def safety_net(of: Assumptions) -> tuple[float, float]:
-    """GPUs and money a month for a teacher that answers what its student is unsure of."""
-    if not of.escalated_share:
+def safety_net(of: Assumptions, share: float) -> tuple[float, float]:
+    """GPUs and money a month for a teacher that answers a share of the requests."""
+    if not share:
         return 0.0, 0.0
-    requests = of.requests_per_month * of.escalated_share
+    requests = of.requests_per_month * share
     part = of.model_copy(update={"requests_per_month": requests})
     gpus = 0.0 if is_paid_by_the_token(of) else gpus_needed(Served.teacher(of), part)
     return gpus, present_cost(part)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from capture.errors import ConfigError
-from quant.advise.assumptions import Measured
+from quant.advise.assumptions import OF_STUDENT, Measured
 from quant.advise.files import Comparison, Kind, Matrix, Plan, Range, read_file
 from quant.pareto import is_measured, recommended
 
 GB = 1e9
 PLAIN = "none"  # the scheme of a model as it is
 RATIOS = ("quality_ratio", "quality_ratio_worst")
+SURE = {"non-inferior": 1.0, "inferior": 0.0}  # chances, by verdict
 PILOT_SHARES = (0.05, 0.5, 0.95)  # of what is likely that lies below low, median, high
 
 
@@ -40,7 +41,7 @@ class Files:
 
     Attributes:
         matrix: Of ``retort quantize matrix``.
-        comparisons: Of ``retort compare``; later ones win.
+        comparisons: Of ``retort compare``; of each kind the last counts.
         plan: Of ``retort distill plan --json``.
         teacher: Folder of the teacher, for the size of its weights.
     """
@@ -97,6 +98,7 @@ def read_measurements(
         _take_matrix(found, read_file(files.matrix, Matrix), str(files.matrix))
     if files.plan is not None:
         _take_plan(found, read_file(files.plan, Plan), str(files.plan), wished_quality)
+    last: dict[Kind, tuple[Comparison, str]] = {}
     for path in files.comparisons:
         compared = read_file(path, Comparison)
         teacher = compared.models.teacher
@@ -106,7 +108,10 @@ def read_measurements(
                 f"{', '.join(revisions)}"
             )
         else:
-            _take_comparison(found, compared, str(path))
+            last.pop(compared.kind, None)
+            last[compared.kind] = compared, str(path)
+    for compared, source in last.values():
+        _take_comparison(found, compared, source)
     return found
 
 
@@ -172,20 +177,16 @@ def _take_plan(found: Measurements, plan: Plan, source: str, wish: float) -> Non
 def _take_comparison(found: Measurements, compared: Comparison, source: str) -> None:
     teacher, student = compared.models.teacher, compared.models.student
     size, speed = student.size_bytes / teacher.size_bytes, compared.decode_ratio
-    sure = {"non-inferior": 1.0, "inferior": 0.0}.get(compared.word)
-    if compared.net is not None and compared.kind != "quantized":
-        # The threshold was found over all rows: a slice that is worse alone may stay so.
-        worst = compared.verdict.worst_slice
-        sure = None if worst is not None and worst.word == "inferior" else 1.0
-        found.take(f"{source}, cascade", escalated_share=compared.net.escalated)
     found.take(source, teacher_gb=teacher.size_bytes / GB)
     if compared.kind == "quantized":
+        sure = SURE.get(compared.word)
         found.take(source, quantized_size=size, quantized_speed=speed, chance_of_quantized=sure)
+    elif compared.kind == "student":
+        found.take(source, student_size=size, student_speed=speed)
+        _take_chance(found, compared, source, "")
     else:
-        found.take(source, chance_in_narrow=sure, chance_in_broad=sure)
-        of_student = {"student_size": size, "student_speed": speed}
-        of_final = {"final_size": size, "final_speed": speed}
-        found.take(source, **(of_student if compared.kind == "student" else of_final))
+        found.take(source, final_size=size, final_speed=speed)
+        _take_chance(found, compared, source, "final_")
     everything = compared.slices[0]
     ends = [everything.teacher + each for each in (everything.low, everything.high)]
     low, high = (min(1.0, max(0.0, end)) for end in ends)
@@ -195,3 +196,16 @@ def _take_comparison(found: Measurements, compared: Comparison, source: str) -> 
         what += f"; with its teacher answering {compared.net.escalated:.1%}: at least, and measured"
     found.qualities[compared.kind] = Quality(low, high, what, source)
     found.comparisons[compared.kind] = compared
+
+
+def _take_chance(found: Measurements, compared: Comparison, source: str, prefix: str) -> None:
+    """What a student is worth, and what its teacher has to answer; as assumed where in doubt."""
+    sure = SURE.get(compared.word)
+    share = None if sure is None else 0.0
+    if compared.net is not None:
+        # The threshold was found over all rows: a slice that is worse alone may stay so.
+        worst = compared.verdict.worst_slice
+        sure = None if worst is not None and worst.word == "inferior" else 1.0
+        share, source = compared.net.escalated, f"{source}, cascade"
+    values = dict(zip(OF_STUDENT, (sure, sure, share), strict=True))
+    found.take(source, **{f"{prefix}{name}": value for name, value in values.items()})

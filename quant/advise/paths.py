@@ -83,14 +83,15 @@ class Way:
     net_cost: float = 0.0
 
 
-def all_paths(of: Assumptions, chance: float) -> list[Path]:
+def all_paths(of: Assumptions, chance: float, final_chance: float) -> list[Path]:
     """Staying, quantizing, distilling, and both in that order.
 
     Args:
         of: Everything that decides.
         chance: That a student is good enough.
+        final_chance: That a quantized one is.
     """
-    ways = (_quantizing(of), _distilling(of, chance), _both(of, chance))
+    ways = (_quantizing(of), _distilling(of, chance), _both(of, final_chance))
     return [_staying(of), *(_judged(way, of) for way in ways)]
 
 
@@ -146,7 +147,7 @@ def _quantizing(of: Assumptions) -> Way:
 
 def _distilling(of: Assumptions, chance: float) -> Way:
     student = Served.teacher(of).changed(of.student_size, of.student_speed)
-    net = safety_net(of)
+    net = safety_net(of, of.escalated_share)
     flow = _flow(of.distill_days, chance * (_saving(student, of) - net[1]))
     return Way("distill", student, chance, distill_cost(of), of.distill_days, [flow], *net)
 
@@ -156,7 +157,7 @@ def _both(of: Assumptions, chance: float) -> Way:
     final = Served.teacher(of).changed(of.final_size, of.final_speed)
     has_first = not why_not_quantized(of)
     early = of.chance_of_quantized * _saving(_quantized(of), of) if has_first else 0.0
-    net = safety_net(of)
+    net = safety_net(of, of.final_escalated_share)
     last = chance * (_saving(final, of) - net[1]) + (1 - chance) * early
     steps = 2 if has_first else 1  # quantizations
     days = steps * of.quantize_days + of.distill_days

@@ -63,6 +63,15 @@ def comparison(path: Path, word: str, revision: str = REVISION, **student: objec
     return path
 
 
+def with_cascade(path: Path) -> Path:
+    """The same comparison with thresholds at which the teacher helps."""
+    chosen = {"threshold": -0.0213, "escalated": 0.25, "quality": 0.98, "low": -0.04, "cost": 1}
+    streams = chosen | {"threshold": -0.03}
+    cascade = {"mean_logprob": {"chosen": chosen}, "first_tokens": {"chosen": streams}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cascade": cascade}))
+    return path
+
+
 def plan(path: Path, *, cost: float | None, low: float) -> Path:
     """A plan with a pilot that predicts the metric."""
     made = Plan(
@@ -156,10 +165,7 @@ def test_a_cascade_makes_an_inferior_student_worth_what_its_teacher_leaves_of_it
 ) -> None:
     path = comparison(tmp_path / "compare.json", "inferior")
     alone = path_of(told(capsys, config, "--compare", str(path)), "distill")
-    chosen = {"threshold": -0.0213, "escalated": 0.25, "quality": 0.98, "low": -0.04, "cost": 1}
-    streams = chosen | {"threshold": -0.03}
-    cascade = {"mean_logprob": {"chosen": chosen}, "first_tokens": {"chosen": streams}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"cascade": cascade}))
+    with_cascade(path)
 
     found = told(capsys, config, "--compare", str(path))
 
@@ -196,6 +202,52 @@ def test_a_bundle_is_compared_as_what_it_was_made_of(
     assert path_of(found, "quantize")["next"].startswith("retort rollout start runs/student")
     assert path_of(found, "both")["next"].startswith("retort rollout start bundle")
     assert path_of(found, "distill")["quality"] is None
+
+
+@pytest.mark.parametrize("is_student_last", [False, True])
+def test_a_student_and_what_is_quantized_of_it_have_chances_of_their_own(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_student_last: bool
+) -> None:
+    of_student = {"scheme": "int8", "parent_revision": "student", "folder": "bundle"}
+    good = comparison(tmp_path / "student.json", "non-inferior")
+    bad = comparison(tmp_path / "bundle.json", "inferior", **of_student)
+    first, last = (bad, good) if is_student_last else (good, bad)
+
+    found = told(capsys, config, "--compare", str(first), "--compare", str(last))
+
+    assert path_of(found, "distill")["chance"] == 1.0
+    assert path_of(found, "both")["chance"] == 0.0
+    assert found["assumptions"]["final_chance_in_broad"]["from"] == str(bad)
+
+
+def test_a_student_that_became_good_enough_alone_needs_no_teacher_beside_it(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = with_cascade(comparison(tmp_path / "old.json", "inferior"))
+    new = comparison(tmp_path / "new.json", "non-inferior")
+
+    found = told(capsys, config, "--compare", str(old), "--compare", str(new))
+
+    assert found["assumptions"]["escalated_share"]["value"] == 0.0
+    assert path_of(found, "distill")["chance"] == 1.0
+
+
+def test_a_teacher_beside_a_student_is_not_one_beside_what_is_quantized_of_it(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_student = {"scheme": "int8", "parent_revision": "student", "folder": "bundle"}
+    student = with_cascade(comparison(tmp_path / "student.json", "inferior"))
+    bundle = comparison(tmp_path / "bundle.json", "non-inferior", **of_student)
+
+    unmeasured = told(capsys, config, "--compare", str(student))
+    found = told(capsys, config, "--compare", str(student), "--compare", str(bundle))
+
+    shares = [
+        each["assumptions"][name]["value"]
+        for each in (unmeasured, found)
+        for name in ("escalated_share", "final_escalated_share")
+    ]
+    assert shares == [0.25, 0.25, 0.25, 0.0]
 
 
 def test_a_comparison_of_another_teacher_is_left_out(
