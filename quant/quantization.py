@@ -69,6 +69,7 @@ class Quantization:
 
     Attributes:
         parent: Lineage of the model, empty for a folder that was not made here.
+        heldout_fraction: Of the prompts, that it is not calibrated on.
         snapshot: Identity of the log's rows.
         calibration: What the model is run on.
         heldout: What it is examined on; None if the log has no such row of the model's teacher.
@@ -78,6 +79,7 @@ class Quantization:
     parent: Lineage
     wish: Wish
     config: QuantConfig
+    heldout_fraction: float
     snapshot: dict[str, JsonValue]
     calibration: Calibration
     heldout: HeldOut | None
@@ -115,9 +117,9 @@ class Quantization:
         parent = verify_folder(model).lineage if (model / MANIFEST).exists() else Lineage()
         if wish.scheme.method == "qat":
             trained_format(wish.scheme, parent, largest_int8(wish.target))
-        fraction = parent.recipe.get("heldout_fraction", config.heldout_fraction)
+        fraction = float(str(parent.recipe.get("heldout_fraction", config.heldout_fraction)))
         table = only_tokenizer(table, tokenizer_hash(model))
-        is_heldout = heldout_mask(table, float(str(fraction)))
+        is_heldout = heldout_mask(table, fraction)
         if config.calibration_text is not None:
             calibration = text_sample(config.calibration_text, model, config)
         else:
@@ -128,7 +130,7 @@ class Quantization:
         is_teachers = pa.compute.equal(table["model_revision"], teacher)
         measured = table.filter(pa.compute.and_(pa.array(is_heldout), is_teachers))
         heldout = HeldOut.of(measured, model, config.max_length)
-        return cls(model, parent, wish, config, snapshot, calibration, heldout)
+        return cls(model, parent, wish, config, fraction, snapshot, calibration, heldout)
 
     def run(self, out: Path, trial: Trial | None, screen: Screen) -> Manifest:
         """Quantize, measure, try in the engine, publish; the bundle appears whole or not at all.
@@ -276,11 +278,12 @@ class Quantization:
             ),
             "snapshot": self.snapshot,
         }
+        recipe = {"heldout_fraction": self.heldout_fraction, "quantization": quantization}
         return self.parent.model_copy(
             update={
                 "parent_revision": model_revision(self.model),
                 "scheme": self.wish.scheme.name,
-                "recipe": {**self.parent.recipe, "quantization": quantization},
+                "recipe": {**self.parent.recipe, **recipe},
                 "calibration_digest": self.calibration.digest,
             }
         )

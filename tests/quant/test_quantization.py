@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from capture.errors import ConfigError
 from capture.host import largest_int8_weight
+from capture.log import Log
 from capture.revision import model_revision, tokenizer_hash
 from quant.bundle import verify_bundle
 from quant.calibration import choose_rows, heldout_mask
 from quant.commands import quantize_app
+from quant.compare.rows import Choice
+from quant.compare.rows import choose_rows as rows_to_compare
 from quant.errors import CompressionError
 from quant.heldout import Figures, Measured
 from tests.support.answered_rows import answer, write_log
@@ -70,6 +73,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def tensors(folder: Path) -> dict[str, Tensor]:
     loaded: dict[str, Tensor] = load_file(folder / "model.safetensors")
     return loaded
+
+
+def test_a_bundle_is_never_compared_on_rows_that_it_was_calibrated_on(made: Made) -> None:
+    is_heldout = heldout_mask(made.table, 0.5)
+    calibrated = made.table.filter(pa.array(~is_heldout))["prompt_ids"].to_pylist()
+
+    rows = rows_to_compare(
+        Log(made.home / "log"), made.model, made.bundle, Choice("true", 400, 0.95)
+    )
+
+    asked = [rows.dataset.prompt_ids.row(row).tolist() for row in range(len(rows.dataset))]
+    assert rows.heldout_fraction == 0.5
+    assert len(asked) == int(is_heldout.sum())
+    assert not [prompt for prompt in asked if prompt in calibrated]
 
 
 def test_every_linear_layer_is_int8_and_close_to_what_it_was(made: Made) -> None:
