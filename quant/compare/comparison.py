@@ -17,7 +17,7 @@ from quant.compare.cascade import cascade, config_lines
 from quant.compare.distances import FILE as TRAINING
 from quant.compare.distances import measure_distances
 from quant.compare.findings import Document, Findings, Pair, document, judged
-from quant.compare.judging import JudgeSpec, judge_pairs
+from quant.compare.judging import JudgeSpec, check_judge, judge_pairs
 from quant.compare.rows import ORIGINS, Choice, Rows, choose_rows
 from quant.compare.serving import Side, measure
 from quant.compare.slices import LENGTH_GROUPS, Floats, Slice, by_label, by_quantile, entropies
@@ -80,10 +80,13 @@ def compare_models(teacher: Path, student: Path, wish: Wish, place: Place) -> Do
     Raises:
         ComparisonError: If they cannot be compared on this log.
         ConfigError: If the metric or the judge is not there.
+        EndpointError: If the judge does not answer, before any work or once all else is written.
         EngineError: If vLLM does not serve one of them.
     """
     screen, config = place.screen, place.config
     metric = None if wish.metric == EXACT_MATCH else open_metric(wish.metric, "--metric")
+    if wish.judge is not None:
+        check_judge(wish.judge)
     screen.say("reading the log")
     choice = Choice(config.where, wish.rows, config.heldout_fraction)
     rows = choose_rows(place.log, teacher, student, choice)
@@ -113,15 +116,11 @@ def compare_models(teacher: Path, student: Path, wish: Wish, place: Place) -> Do
         curves = cascade(found, distances, question, ratio)
         lines = config_lines(curves, (place.out / TRAINING).resolve())
         content |= {"cascade": curves, "cascade_config": lines}
+    written = _written(content, place.out)
     if wish.judge is not None:
-        screen.say("the judge compares the answers", len(found.pairs))
-        asked = [(each.prompt, each.student.text, each.teacher.text) for each in found.pairs]
-        scores = judge_pairs(wish.judge, asked, screen.advance)
-        content["judge"] = {"model": wish.judge.model} | judged(scores, Question(wish.margin))
-    content = _without_nan(content)
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (place.out / "compare.json").write_text(text, encoding="utf-8")
-    return content
+        content["judge"] = _judgement(wish.judge, found.pairs, wish.margin, screen)
+        written = _written(content, place.out)
+    return written
 
 
 def slices_of(
@@ -202,6 +201,21 @@ def _scores(
     ours = [metric(prompt, student, teacher) for prompt, student, teacher in texts]
     theirs = [metric(prompt, teacher, teacher) for prompt, _, teacher in texts]
     return np.array(ours, np.float64), np.array(theirs, np.float64)
+
+
+def _judgement(spec: JudgeSpec, pairs: Sequence[Pair], margin: float, screen: Screen) -> Document:
+    screen.say("the judge compares the answers", len(pairs))
+    asked = [(each.prompt, each.student.text, each.teacher.text) for each in pairs]
+    scores = judge_pairs(spec, asked, screen.advance)
+    return {"model": spec.model} | judged(scores, Question(margin))
+
+
+def _written(content: Document, out: Path) -> Document:
+    """What ``compare.json`` holds from now on."""
+    found: Document = _without_nan(content)
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    (out / "compare.json").write_text(text, encoding="utf-8")
+    return found
 
 
 def _model(side: Side) -> Document:

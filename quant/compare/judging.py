@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from trainer.endpoint import check_models, endpoint_errors, open_async_endpoint
 from trainer.judging import JUDGE_TOKENS, UNCAPTURED
@@ -37,6 +37,16 @@ class JudgeSpec:
     api_key: str | None = None
 
 
+def check_judge(spec: JudgeSpec) -> None:
+    """See that the judge is there, before anything is measured.
+
+    Raises:
+        ConfigError: If the server refuses the key or has no such model.
+        EndpointError: If it does not answer.
+    """
+    asyncio.run(_check(spec))
+
+
 def judge_pairs(
     spec: JudgeSpec, pairs: Sequence[Pair], advance: Callable[[], None]
 ) -> list[float | None]:
@@ -47,10 +57,10 @@ def judge_pairs(
     Returns:
         1 where the student's answer is better whichever stands first, -1 where the teacher's is,
         0 where they are equally good or the order decides; None where the judge said none of its
-        three words.
+        three words, or refused the pair (400), as it does what is too long for it.
 
     Raises:
-        ConfigError: If the server refuses the key or has no such model.
+        ConfigError: If the server refuses the key or has no such model any more.
         EndpointError: If it does not answer.
     """
     return asyncio.run(_judge_all(spec, pairs, advance))
@@ -71,28 +81,39 @@ def word_of(said: str) -> float | None:
     return None if found is None else SCORES[found[1].lower()]
 
 
+async def _check(spec: JudgeSpec) -> None:
+    async with open_async_endpoint(spec.url, spec.api_key) as client:
+        await check_models(client, spec.url, {spec.model})
+
+
 async def _judge_all(
     spec: JudgeSpec, pairs: Sequence[Pair], advance: Callable[[], None]
 ) -> list[float | None]:
     turn = asyncio.Semaphore(AT_A_TIME)
     async with open_async_endpoint(spec.url, spec.api_key) as client:
-        await check_models(client, spec.url, {spec.model})
 
         async def judge(pair: Pair) -> float | None:
-            prompt, student, teacher = pair
-            if student == teacher:
-                advance()
-                return 0.0
             async with turn:
                 with endpoint_errors(spec.url):
-                    said = [
-                        await _ask(client, spec.model, prompt, *order)
-                        for order in ((student, teacher), (teacher, student))
-                    ]
+                    score = await _judge(client, spec.model, pair)
             advance()
-            return settled(*said)
+            return score
 
         return list(await asyncio.gather(*map(judge, pairs)))
+
+
+async def _judge(client: AsyncOpenAI, model: str, pair: Pair) -> float | None:
+    prompt, student, teacher = pair
+    if student == teacher:
+        return 0.0
+    try:
+        said = [
+            await _ask(client, model, prompt, *order)
+            for order in ((student, teacher), (teacher, student))
+        ]
+    except BadRequestError:
+        return None
+    return settled(*said)
 
 
 async def _ask(client: AsyncOpenAI, model: str, prompt: str, first: str, second: str) -> str:

@@ -176,6 +176,22 @@ def test_mistakes_are_told_before_an_engine_starts(
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_a_judge_without_the_model_is_told_before_an_engine_starts(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[None] = []
+    monkeypatch.setattr(
+        "quant.compare.comparison.measure", lambda *_args, **_options: measured.append(None)
+    )
+
+    with json_server(likes_long) as url:
+        code = compare(home, "--judge", url, "--judge-model", "other")
+
+    assert code == 2
+    assert "no route 'other'" in capsys.readouterr().err.replace("\n", " ")
+    assert not measured
+
+
 def test_a_missing_folder_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "student").rename(home / "moved")
     try:

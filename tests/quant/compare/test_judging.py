@@ -1,7 +1,7 @@
 import pytest
 
 from capture.errors import ConfigError
-from quant.compare.judging import JudgeSpec, judge_pairs, settled, word_of
+from quant.compare.judging import JudgeSpec, check_judge, judge_pairs, settled, word_of
 from tests.support.fake_judge import NAME, likes_long
 from tests.support.json_server import Asked, Reply, json_server
 
@@ -59,6 +59,23 @@ def test_pairs_are_asked_twice_and_equal_ones_not_at_all() -> None:
     assert all(each.headers.get("x-retort-capture") == "off" for each in asked if each.body)
 
 
+def test_a_pair_that_the_judge_does_not_take_is_unread_and_the_others_are_judged() -> None:
+    def respond(question: Asked) -> Reply:
+        if question.body is not None and "endless" in question.body["messages"][-1]["content"]:
+            return Reply({"error": {"message": "longer than the context"}}, 400)
+        return likes_long(question)
+
+    steps: list[None] = []
+    pairs = [("p", "longer", "short"), ("endless", "a", "b"), ("q", "no", "yes")]
+    with json_server(respond) as url:
+        found = judge_pairs(JudgeSpec(url, NAME), pairs, lambda: steps.append(None))
+
+    assert found == [1.0, None, -1.0]
+    assert len(steps) == 3
+
+
 def test_a_judge_that_is_not_there_is_named() -> None:
-    with json_server(likes_long) as url, pytest.raises(ConfigError, match="no route 'other'"):
-        judge_pairs(JudgeSpec(url, "other"), [("p", "a", "b")], lambda: None)
+    with json_server(likes_long) as url:
+        check_judge(JudgeSpec(url, NAME))
+        with pytest.raises(ConfigError, match="no route 'other'"):
+            check_judge(JudgeSpec(url, "other"))
