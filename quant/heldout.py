@@ -14,7 +14,7 @@ from quant.calibration import Sample, sample_of
 from quant.errors import CompressionError
 from quant.paged import Keep
 from quant.screen import Screen
-from trainer.dataset import Dataset, Ints, answered, from_table
+from trainer.dataset import Dataset, Ints, Ragged, answered, from_table
 from trainer.evaluation import Quality, evaluate
 from trainer.rarity import rarity
 
@@ -45,14 +45,14 @@ class HeldOut:
 
     @classmethod
     def of(cls, table: pa.Table, model: Path, max_length: int) -> Self | None:
-        """Take held-out rows of one teacher; None if there are none.
+        """Take held-out rows of one teacher, each prompt once; None if there are none.
 
         Args:
             table: Rows of the log's ``examples`` view.
             model: Folder with the tokenizer.
             max_length: Tokens kept of each row where only token ids are looked at.
         """
-        table = answered(table).slice(0, MAX_ROWS)
+        table = _first_of_each_prompt(answered(table)).slice(0, MAX_ROWS)
         if not table.num_rows:
             return None
         dataset = from_table(table, model)
@@ -65,6 +65,15 @@ class HeldOut:
             name: evaluate(model, self.dataset, rows, batch_tokens, run_all)
             for name, rows in self.slices.items()
         }
+
+
+def _first_of_each_prompt(table: pa.Table) -> pa.Table:
+    """A prompt's answers are much the same each time: many of them say no more than one."""
+    prompts = Ragged.from_column(table["prompt_ids"])
+    first: dict[bytes, int] = {}
+    for row in range(table.num_rows):
+        first.setdefault(prompts.row(row).tobytes(), row)
+    return table.filter(pa.array(np.isin(np.arange(table.num_rows), [*first.values()])))
 
 
 def slices_of(dataset: Dataset) -> dict[str, Ints]:

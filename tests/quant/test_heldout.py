@@ -3,10 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from quant.errors import CompressionError
-from quant.heldout import Figures, check_floor, compared, slices_of, worst_slice
+from quant.heldout import Figures, HeldOut, check_floor, compared, slices_of, worst_slice
 from quant.screen import Screen
 from tests.support.answered_rows import answer
 from tests.support.tiny_model import make_tiny_model
@@ -43,6 +44,21 @@ def test_a_slice_with_few_right_answers_says_nothing_of_what_is_kept() -> None:
     assert "quality_ratio_rare" not in figures
     assert worst_slice(figures) == ("all", 1.0)
     assert worst_slice({"kl_to_teacher_nats": 0.1}) is None
+
+
+def test_a_prompt_that_is_asked_often_is_one_row(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model")
+    rows = answer(model, 11, tokens=2)
+    often = pa.concat_tables([rows.slice(0, 1)] * 25)
+
+    both = HeldOut.of(pa.concat_tables([often, rows.slice(1)]), model, 16)
+    alone = HeldOut.of(often, model, 16)
+
+    assert both is not None
+    assert len(both.dataset) == len(both.sample.sequences) == 11
+    assert alone is not None
+    right = replace(GOOD, exact_match=1.0, rows=len(alone.dataset))
+    assert "quality_ratio" not in compared({"all": right}, {"all": right})
 
 
 def checked(figures: Figures, *, is_forced: bool = False) -> Figures:
