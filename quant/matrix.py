@@ -25,7 +25,7 @@ from quant.quantization import Quantization, Wish
 from quant.schemes import Scheme, served
 from quant.screen import Screen
 from quant.serving import examine, trial_spec
-from quant.source import shards_of
+from quant.source import weights_size
 from quant.speed import compare_speeds
 from quant.target import this_target
 from trainer.checkpoint import write_json
@@ -201,7 +201,7 @@ def _plain_row(model: Path, first: Path, bench: Bench) -> Row:
         "made": True,
         "served": True,
         "error": None,
-        "size_bytes": _size(model),
+        "size_bytes": weights_size(model),
         "size_ratio": 1.0,
         "size_ratio_layers": 1.0,
         "quality_ratio": 1.0,
@@ -239,8 +239,8 @@ def _try_scheme(
     worst = worst_slice(figures) or ("", None)
     row.update({name: figures.get(name) for name in TOLD})
     row["served"] = True
-    row["size_bytes"] = _size(out)
-    row["size_ratio"] = _size(out) / plain["size_bytes"]
+    row["size_bytes"] = weights_size(out)
+    row["size_ratio"] = weights_size(out) / plain["size_bytes"]
     row["size_ratio_layers"] = figures["layers_size_ratio"]
     row["worst_slice"], row["quality_ratio_worst"] = worst
 
@@ -256,7 +256,3 @@ def _speeds(engine: Engine, parents: Engine, first: Engine, vocabulary: int) -> 
         "memory_bytes": ours.memory_bytes,
         "speed": ours.decode_over(speeds[first]),
     }
-
-
-def _size(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in shards_of(folder))

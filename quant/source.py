@@ -52,6 +52,15 @@ def shards_of(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def weights_size(folder: Path) -> int:
+    """Bytes of the weights: of ``shards_of``, or of all safetensors where that cannot tell."""
+    try:
+        paths = [folder / name for name in shards_of(folder)]
+    except CompressionError:
+        paths = [*folder.glob("*.safetensors")]
+    return sum(path.stat().st_size for path in paths)
+
+
 def files_beside(folder: Path) -> list[str]:
     """Return the paths of what a bundle gets as it is: all but weights, manifest and config.
 

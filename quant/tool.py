@@ -26,6 +26,7 @@ from quant.errors import ToolError
 from quant.memory import available_bytes
 from quant.packed import copy_rest
 from quant.schemes import Scheme
+from quant.source import weights_size
 from trainer.grid import GROUP_SIZES
 
 REQUIREMENTS = ("llmcompressor==0.14.0.1", "torch==2.13.0")
@@ -60,6 +61,7 @@ def compress(model: Path, draft: Path, scheme: Scheme, sample: Sample, config: Q
             "group_size": config.group_size,
             "group_sizes": GROUP_SIZES,
             "max_length": config.max_length,
+            "weights_bytes": weights_size(model),
             "memory_bytes": available_bytes() // 2,  # of weights; the rest is for a layer's work
             "offloaded": str(home.resolve() / "offloaded"),
         }

@@ -48,8 +48,7 @@ def load(job: dict[str, Any]) -> PreTrainedModel:
     The tool changes weights where they are, which takes memory even where they were mapped.
     """
     options = {"dtype": "auto", "local_files_only": True}
-    size = sum(path.stat().st_size for path in Path(job["model"]).glob("*.safetensors"))
-    if size <= job["memory_bytes"]:
+    if job["weights_bytes"] <= job["memory_bytes"]:
         return AutoModelForCausalLM.from_pretrained(job["model"], **options)
     options |= {"device_map": "auto_offload", "max_memory": {"cpu": job["memory_bytes"]}}
     with load_offloaded_model():

@@ -10,6 +10,7 @@ from capture.errors import ConfigError
 from quant.advise.assumptions import OF_STUDENT, Measured
 from quant.advise.files import Comparison, Kind, Matrix, Plan, Range, read_file
 from quant.pareto import is_measured, recommended
+from quant.source import weights_size
 
 GB = 1e9
 PLAIN = "none"  # the scheme of a model as it is
@@ -125,7 +126,7 @@ def chance_of(wish: float, predicted: Range) -> float:
 
 
 def _take_teacher(found: Measurements, folder: Path) -> None:
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = weights_size(folder)
     if not size:
         raise ConfigError(f"--teacher {folder}: no safetensors there; give a model folder")
     found.take(f"{folder}/*.safetensors", teacher_gb=size / GB)

@@ -24,6 +24,7 @@ from quant.compare.slices import LENGTH_GROUPS, Floats, Slice, by_label, by_quan
 from quant.compare.verdict import Question
 from quant.config import QuantConfig
 from quant.screen import Screen
+from quant.source import weights_size
 from quant.topics import name_topics, topics
 from trainer.manifest import MANIFEST, Lineage, read_manifest
 from trainer.metrics import EXACT_MATCH, Metric, open_metric
@@ -226,7 +227,7 @@ def _model(side: Side) -> Document:
         "revision": model_revision(side.folder),
         "scheme": lineage.scheme,
         "parent_revision": lineage.parent_revision,
-        "size_bytes": sum(path.stat().st_size for path in side.folder.glob("*.safetensors")),
+        "size_bytes": weights_size(side.folder),
         "memory_bytes": side.speed.memory_bytes,
         "decode_tokens_per_second": float(np.median(side.speed.decode)),
         "prefill_tokens_per_second": float(np.median(side.speed.prefill)),

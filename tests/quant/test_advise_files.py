@@ -317,8 +317,9 @@ def test_files_at_their_usual_places_are_read(
 def test_the_size_of_a_teacher_is_that_of_its_weights(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(30_000_000_000)
+    for name in ("model.safetensors", "consolidated.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(30_000_000_000)
 
     found = told(capsys, config, "--teacher", str(tmp_path))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quant.errors import CompressionError
-from quant.source import files_beside, shards_of
+from quant.source import files_beside, shards_of, weights_size
 from trainer.errors import ManifestError
 
 INDEX = "model.safetensors.index.json"
@@ -29,6 +29,14 @@ def test_weights_are_those_that_the_index_names(tmp_path: Path) -> None:
 
     assert shards_of(whole) == ["model.safetensors"]
     assert shards_of(split) == ["a.safetensors", "b.safetensors"]
+
+
+def test_the_size_of_a_model_is_that_of_the_weights_that_are_read(tmp_path: Path) -> None:
+    whole = a_folder(tmp_path / "whole", "model.safetensors", "consolidated.safetensors")
+    loose = a_folder(tmp_path / "loose", "a.safetensors", "b.safetensors")
+    pickled = a_folder(tmp_path / "pickled", "pytorch_model.bin")
+
+    assert [weights_size(folder) for folder in (whole, loose, pickled)] == [2, 4, 0]
 
 
 def test_a_folder_without_all_of_its_weights_is_refused(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ import json, pathlib, shutil, sys, numpy
 home = pathlib.Path(sys.argv[2])
 job = json.loads((home / "job.json").read_text())
 assert numpy.load(home / "sequences.npz")["arr_0"].tolist() == list(range(8))
+assert job["weights_bytes"] == (pathlib.Path(job["model"]) / "model.safetensors").stat().st_size
 out = pathlib.Path(job["out"])
 shutil.copytree(job["model"], out)
 config = json.loads((out / "config.json").read_text())
