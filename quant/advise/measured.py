@@ -176,9 +176,7 @@ def _take_plan(found: Measurements, plan: Plan, source: str, wish: float) -> Non
 
 
 def _take_comparison(found: Measurements, compared: Comparison, source: str) -> None:
-    teacher, student = compared.models.teacher, compared.models.student
-    size, speed = student.size_bytes / teacher.size_bytes, compared.decode_ratio
-    found.take(source, teacher_gb=teacher.size_bytes / GB)
+    size, speed = _take_sizes(found, compared, source), compared.decode_ratio
     if compared.kind == "quantized":
         sure = SURE.get(compared.word)
         found.take(source, quantized_size=size, quantized_speed=speed, chance_of_quantized=sure)
@@ -197,6 +195,19 @@ def _take_comparison(found: Measurements, compared: Comparison, source: str) -> 
         what += f"; with its teacher answering {compared.net.escalated:.1%}: at least, and measured"
     found.qualities[compared.kind] = Quality(low, high, what, source)
     found.comparisons[compared.kind] = compared
+
+
+def _take_sizes(found: Measurements, compared: Comparison, source: str) -> float | None:
+    """The teacher's; returns what is beside it over that, None where one of the two is unknown."""
+    models = compared.models
+    sizes = {"teacher": models.teacher.size_bytes, "student": models.student.size_bytes}
+    for name in (each for each, size in sizes.items() if not size):
+        found.warnings.append(
+            f"{source} has no size of its {name}, whose weights are no safetensors: it stays as "
+            "it was; give --teacher or --set"
+        )
+    found.take(source, teacher_gb=sizes["teacher"] / GB or None)
+    return sizes["student"] / sizes["teacher"] if all(sizes.values()) else None
 
 
 def _take_chance(found: Measurements, compared: Comparison, source: str, prefix: str) -> None:

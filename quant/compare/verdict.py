@@ -66,7 +66,7 @@ class Question:
     def more_rows(self, evidence: Evidence, alpha: float) -> int | None:
         """How many more rows like these would decide; None if hardly any number would."""
         found = rows_to_clear(evidence.differences, -self.margin, self.span, alpha, self.seed)
-        return None if found is None else found - len(evidence.differences)
+        return None if found is None else max(1, found - len(evidence.differences))
 
 
 @dataclass(frozen=True, slots=True)

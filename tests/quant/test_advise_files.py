@@ -204,6 +204,23 @@ def test_a_bundle_is_compared_as_what_it_was_made_of(
     assert path_of(found, "distill")["quality"] is None
 
 
+@pytest.mark.parametrize("unsized", ["teacher", "student"])
+def test_a_comparison_without_sizes_leaves_them_assumed(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], unsized: str
+) -> None:
+    compared = comparison(tmp_path / "compare.json", "non-inferior")
+    written = json.loads(compared.read_text())
+    written["models"][unsized]["size_bytes"] = 0
+    compared.write_text(json.dumps(written))
+
+    found = told(capsys, config, "--compare", str(compared))
+
+    assert found["assumptions"]["student_size"]["from"] == "assumed"
+    assert found["assumptions"]["student_speed"]["from"] == str(compared)
+    assert path_of(found, "distill")["chance"] == 1.0
+    assert f"no size of its {unsized}" in found["warnings"][-1]
+
+
 @pytest.mark.parametrize("is_student_last", [False, True])
 def test_a_student_and_what_is_quantized_of_it_have_chances_of_their_own(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_student_last: bool

@@ -26,6 +26,7 @@ def quick(differences: np.ndarray, seed: int) -> Evidence:
         (0, 100, "non-inferior"),
         (4, 400, "non-inferior"),
         (0, 40, "not enough data"),
+        (3, 152, "not enough data"),  # one row is missing
         (20, 400, "not enough data"),
         (60, 400, "inferior"),
         (10, 10, "inferior"),
