@@ -102,6 +102,11 @@ def why_not_quantized(of: Assumptions) -> str:
     return _too_big(_quantized(of), of)
 
 
+def is_quantized_first(of: Assumptions) -> bool:
+    """Whether the teacher can be quantized before there is a student, and that may save a thing."""
+    return not why_not_quantized(of) and of.chance_of_quantized * _saving(_quantized(of), of) > 0
+
+
 def distill_cost(of: Assumptions) -> float:
     """Money for all runs and the work on them."""
     work = of.iteration_engineer_days * of.engineer_price_per_day
@@ -153,9 +158,9 @@ def _distilling(of: Assumptions, chance: float) -> Way:
 
 
 def _both(of: Assumptions, chance: float) -> Way:
-    """The teacher is quantized first, if it can be, and stays where the student fails."""
+    """The teacher is quantized first, if that saves, and stays where the student fails."""
     final = Served.teacher(of).changed(of.final_size, of.final_speed)
-    has_first = not why_not_quantized(of)
+    has_first = is_quantized_first(of)
     early = of.chance_of_quantized * _saving(_quantized(of), of) if has_first else 0.0
     net = safety_net(of, of.final_escalated_share)
     last = chance * (_saving(final, of) - net[1]) + (1 - chance) * early

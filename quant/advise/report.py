@@ -8,7 +8,7 @@ from quant.advise.advice import Advice, advise, turning_points
 from quant.advise.assumptions import SET, Assumptions, Resolved, resolve
 from quant.advise.files import Kind
 from quant.advise.measured import Files, Measurements, read_measurements
-from quant.advise.paths import PathName, why_not_quantized
+from quant.advise.paths import PathName, is_quantized_first
 from quant.advise.steps import Names, next_command
 from quant.advise.traffic import Traffic, read_traffic
 
@@ -98,7 +98,7 @@ def make_report(
     of = resolved.values
     advice = advise(of, traffic.seen_share)
     teacher = str(files.teacher or "TEACHER")
-    names = Names(teacher, config, traffic.route, is_quantizable=not why_not_quantized(of))
+    names = Names(teacher, config, traffic.route, is_quantized_first=is_quantized_first(of))
     return Report(
         advice,
         traffic,

@@ -18,13 +18,13 @@ class Names:
         teacher: Folder of the teacher.
         config: The configuration file.
         route: Of the traffic.
-        is_quantizable: Whether the teacher is.
+        is_quantized_first: Whether the teacher is, before there is a student.
     """
 
     teacher: str
     config: str
     route: str
-    is_quantizable: bool
+    is_quantized_first: bool
 
 
 def next_command(path: PathName, found: Measurements, names: Names) -> str:
@@ -63,7 +63,7 @@ def _both(found: Measurements, names: Names) -> str:
         return f"retort quantize matrix {student.models.student.folder} -c {names.config}"
     first = found.comparisons.get("quantized")
     is_first_done = first is not None and first.word != "not enough data"
-    if names.is_quantizable and not is_first_done:
+    if names.is_quantized_first and not is_first_done:
         return _quantizing(found, names)
     return _distilling(found, names)
 

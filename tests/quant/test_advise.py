@@ -95,6 +95,17 @@ def test_a_large_narrow_traffic_is_quantized_and_then_distilled(
     assert both["chance"] == found["assumptions"]["chance_in_narrow"]["value"]
 
 
+@pytest.mark.parametrize("setting", ["quantized_speed=0.7", "chance_of_quantized=0"])
+def test_what_saves_nothing_is_not_the_first_step_of_both(
+    narrow: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    first = path_of(told(capsys, narrow, *LARGE), "both")["next"]
+    other = path_of(told(capsys, narrow, *LARGE, "--set", setting), "both")["next"]
+
+    assert first.startswith("retort quantize matrix ")
+    assert other.startswith("retort distill plan")
+
+
 def test_a_teacher_too_big_for_any_server_is_distilled(
     narrow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

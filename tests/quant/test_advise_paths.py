@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from quant.advise.advice import advise, turning_points
 from quant.advise.assumptions import Assumptions, Measured, resolve
-from quant.advise.costs import Served, gpus_needed, serving_cost
-from quant.advise.paths import Flow, payback_months, saved_until
+from quant.advise.costs import DAYS_PER_MONTH, Served, gpus_needed, serving_cost
+from quant.advise.paths import Flow, distill_cost, payback_months, quantize_cost, saved_until
 
 REQUEST = {"prompt_tokens": 2000.0, "completion_tokens": 500.0}
 
@@ -98,6 +98,22 @@ def test_what_is_unknown_counts_as_broad() -> None:
 
     assert chances == [of.chance_in_narrow, of.chance_in_broad, of.chance_in_broad]
     assert advise(of, None).is_narrow is None
+
+
+def test_a_quantized_teacher_that_saves_nothing_is_left_out_of_both() -> None:
+    slow = {"requests_per_month": 60e6, "quantized_speed": 0.7, "final_size": 0.06}
+    slow |= {"final_speed": 5.0, "teacher_gb": 140.0}
+
+    quick, late = (
+        advise(assumed(**slow, quantize_days=days), 0.9).paths[3] for days in (2.0, 60.0)
+    )
+
+    of = assumed(**slow)
+    assert quick.days == of.quantize_days + of.distill_days
+    assert quick.monthly_saving == pytest.approx(quick.chance * quick.saving_if_good)
+    assert quick.cost == late.cost == pytest.approx(quantize_cost(of) + distill_cost(of))
+    months = 58 / DAYS_PER_MONTH
+    assert quick.net - late.net == pytest.approx(months * quick.monthly_saving)
 
 
 def test_derived_figures_follow_what_they_are_derived_from() -> None:
