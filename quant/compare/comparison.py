@@ -238,6 +238,7 @@ def _origin(rows: Rows) -> Document:
     return {
         "rows": len(rows.dataset),
         "heldout_prompts": rows.num_heldout,
+        "without_room": rows.without_room,
         "heldout_fraction": rows.heldout_fraction,
         "teacher_revision": rows.dataset.model_revision,
         "rows_digest": rows.digest,

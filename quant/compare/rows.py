@@ -1,6 +1,7 @@
 """Which rows of the log two models are compared on: held out, of one teacher, each prompt once."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from capture.log import Log, Snapshot, query
-from capture.revision import model_revision, tokenizer_hash
+from capture.revision import context_length, model_revision, tokenizer_hash
 from quant.calibration import heldout_mask
 from quant.compare.slices import Floats
 from quant.errors import ComparisonError
@@ -49,6 +50,7 @@ class Rows:
         rarity: Of each prompt beside all of the teacher's in the log, in nats.
         training_ids: Exchanges of the teacher's that were not held out.
         num_heldout: Different held-out prompts that there are.
+        without_room: How many of them fill the context of both models; left out.
         heldout_fraction: That they were chosen by.
         snapshot: Of the log.
         digest: SHA-256 over the exchanges' ids.
@@ -60,6 +62,7 @@ class Rows:
     rarity: Floats
     training_ids: tuple[str, ...]
     num_heldout: int
+    without_room: int
     heldout_fraction: float
     snapshot: Snapshot
     digest: str
@@ -105,6 +108,8 @@ def choose_rows(log: Log, teacher: Path, student: Path, choice: Choice) -> Rows:
             f"{fraction}: capture more traffic, or set `heldout_fraction` in [quant] if the "
             "student was not trained on this log"
         )
+    num_heldout = len(chosen)
+    chosen = _with_room(table, chosen, (teacher, student))
     rare = rarity(Ragged.from_column(table["prompt_ids"]))
     wanted = table.take(pa.array(chosen[: choice.rows]))
     found = _read(log, snapshot, wanted)
@@ -116,7 +121,8 @@ def choose_rows(log: Log, teacher: Path, student: Path, choice: Choice) -> Rows:
         origins=_origins(log, snapshot, ids),
         rarity=np.array([rare_of[key] for key in _keys(found)]),
         training_ids=tuple(table.filter(pa.array(~is_heldout))["exchange_id"].unique().to_pylist()),
-        num_heldout=len(chosen),
+        num_heldout=num_heldout,
+        without_room=num_heldout - len(chosen),
         heldout_fraction=fraction,
         snapshot=snapshot,
         digest=hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
@@ -150,6 +156,24 @@ def _drawn(table: pa.Table, is_heldout: npt.NDArray[np.bool_]) -> Ints:
         prompt = np.asarray(table["prompt_ids"][row].values, dtype=np.int32)
         first.setdefault(prompt.tobytes(), (lot(prompt, PURPOSE), row))
     return np.array([row for _, row in sorted(first.values())], dtype=np.int64)
+
+
+def _with_room(table: pa.Table, chosen: Ints, models: Sequence[Path]) -> Ints:
+    """Rows whose prompts leave one of the models room for an answer.
+
+    Raises:
+        ComparisonError: If there are none.
+    """
+    limits = [context_length(folder) for folder in models]
+    room = max(math.inf if limit is None else limit for limit in limits)
+    lengths = pa.compute.list_value_length(table["prompt_ids"]).to_numpy()
+    found: Ints = chosen[lengths[chosen] < room]
+    if not len(found):
+        raise ComparisonError(
+            f"all {len(chosen)} held-out prompts fill the context of both models, {room} tokens: "
+            "give a model of a longer one"
+        )
+    return found
 
 
 def _read(log: Log, snapshot: Snapshot, wanted: pa.Table) -> pa.Table:

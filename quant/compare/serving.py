@@ -11,6 +11,7 @@ import httpx
 from capture.engine import Engine, EngineSpec
 from capture.errors import EngineError
 from capture.host import SMALL_ENGINE_ENV
+from capture.revision import context_length
 from quant.compare.answers import Answer, ask
 from quant.compare.forced import TOP, Forced, forced
 from quant.config import QuantConfig
@@ -104,7 +105,7 @@ def context_of(folder: Path, dataset: Dataset) -> int:
     """Tokens that the engine of a model takes: for the longest row, if the model has as many."""
     longest = int(dataset.prompt_ids.lengths.max()) + max_tokens(dataset)
     wanted = max(longest, PREFILLED + DECODED)
-    return min(wanted, int(_config(folder).get("max_position_embeddings", wanted)))
+    return min(wanted, context_length(folder) or wanted)
 
 
 def max_tokens(dataset: Dataset) -> int:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -116,6 +117,9 @@ def test_the_context_is_as_long_as_a_row_and_a_timing_need(
 ) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
     short = context_of(tmp_path, dataset)
+    stretched = {"max_position_embeddings": 64, "rope_scaling": {"factor": 4.0}}
+    (tmp_path / "config.json").write_text(json.dumps(stretched))
+    assert context_of(tmp_path, dataset) == 192 + 48
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 4096}')
 
     assert max_tokens(dataset) == 4 + 16

@@ -80,4 +80,5 @@ def test_what_a_judge_says_is_written_with_the_rest(model: Path, place: Place) -
         content = compare_models(model, model, wish, place)
 
     assert content["judge"]["rows"] == 20
+    assert content["log"]["without_room"] == 0
     assert content == written(place)

@@ -135,6 +135,7 @@ def content() -> dict[str, Any]:
     log = {
         "rows": ROWS,
         "heldout_prompts": 300,
+        "without_room": 2,
         "heldout_fraction": 0.05,
         "teacher_revision": "r",
         "rows_digest": "d" * 64,
@@ -163,4 +164,5 @@ def test_the_page_needs_nothing_beside_it_and_escapes_texts(tmp_path: Path) -> N
     assert "sorry <b>" not in page
     assert "tenant small" in page
     assert "In 1 rows it said none" in page
+    assert "2 fill the context of both models and are left out" in page
     assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]

@@ -1,4 +1,6 @@
+import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     whole = pa.concat_tables([table, again])
     write_log(whole, folder / "log", folder / "spool")
     return Home(teacher, table, Log(folder / "log"))
+
+
+def with_config(folder: Path, **values: object) -> Path:
+    """A model folder whose configuration says something else."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
 
 
 def test_rows_are_held_out_by_the_rule_of_training_each_prompt_once(home: Home) -> None:
@@ -91,6 +100,36 @@ def test_a_checkpoint_says_what_its_training_held_out(home: Home, tmp_path: Path
     (student / "config.json").write_text("{}")
     with pytest.raises(ManifestError, match=re.escape("config.json")):
         choose_rows(home.log, home.teacher, student, ALL)
+
+
+def test_prompts_that_fill_the_context_of_both_models_are_left_out_and_counted(
+    tmp_path: Path,
+) -> None:
+    teacher = with_config(make_tiny_model(tmp_path / "teacher"), max_position_embeddings=6)
+    table = answer(teacher, 60, tokens=3)
+    write_log(table, tmp_path / "log", tmp_path / "spool")
+    log = Log(tmp_path / "log")
+    student = Path(shutil.copytree(teacher, tmp_path / "student"))
+
+    both = choose_rows(log, teacher, student, ALL)
+    with_config(student, max_position_embeddings=7)
+    wider = choose_rows(log, teacher, student, ALL)
+    with_config(student, max_position_embeddings=3, rope_scaling={"factor": 4.0})
+    stretched = choose_rows(log, teacher, student, ALL)
+
+    prompts = [ids for ids in table["prompt_ids"].to_pylist() if is_heldout(ids, 0.5)]
+    for rows, most in ((both, 5), (wider, 6), (stretched, 8)):
+        assert rows.dataset.prompt_ids.lengths.max() == most
+        assert rows.without_room == sum(len(ids) > most for ids in prompts)
+        assert rows.num_heldout == len(prompts) == len(rows.dataset) + rows.without_room
+
+
+def test_where_all_prompts_fill_both_contexts_nothing_is_compared(tmp_path: Path) -> None:
+    model = with_config(make_tiny_model(tmp_path / "model"), max_position_embeddings=3)
+    write_log(answer(model, 20, tokens=3), tmp_path / "log", tmp_path / "spool")
+
+    with pytest.raises(ComparisonError, match=r"fill the context of both models, 3 tokens: give"):
+        choose_rows(Log(tmp_path / "log"), model, model, ALL)
 
 
 def test_what_cannot_be_compared_is_refused_with_a_reason(home: Home, tmp_path: Path) -> None:
