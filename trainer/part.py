@@ -14,7 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
 from trainer.duplicates import distinct
-from trainer.errors import TooLargeError, TrainerError
+from trainer.errors import MetricError, TooLargeError, TrainerError
 from trainer.options import open_log
 from trainer.results import Metrics
 from trainer.scale import ALONE, Group, joined
@@ -25,6 +25,8 @@ from trainer.training import memory_errors
 Work = Callable[[TrainerConfig, Snapshot, Flags | None], Metrics | Exception | None]
 """What each process of a run does with a snapshot, of which certain rows may have been chosen; the
 first one's result counts."""
+
+ALONE_ERRORS = (TooLargeError, MetricError)  # of one process, while others wait for it
 
 
 def find(config: TrainerConfig) -> Snapshot:
@@ -133,12 +135,12 @@ def work(
 ) -> Metrics | Exception | None:
     """Take part in a process that a launcher starts again when it fails.
 
-    What would fail again is returned, not raised. All processes come upon it together; only a
-    lack of memory may befall one alone, and then the others have to be ended by the launcher.
+    What would fail again is returned, not raised, if all processes come upon it together. What
+    befalls one alone is raised: then the others have to be ended by the launcher.
     """
     try:
         return take_part(config, snapshot, is_distinct)
-    except TooLargeError:
+    except ALONE_ERRORS:
         raise
     except (CaptureError, TrainerError) as error:
         return error
