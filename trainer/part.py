@@ -14,7 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
 from trainer.duplicates import distinct
-from trainer.errors import MetricError, TooLargeError, TrainerError
+from trainer.errors import FullDiskError, MetricError, TooLargeError, TrainerError
 from trainer.options import open_log
 from trainer.results import Metrics
 from trainer.scale import ALONE, Group, joined
@@ -26,7 +26,8 @@ Work = Callable[[TrainerConfig, Snapshot, Flags | None], Metrics | Exception | N
 """What each process of a run does with a snapshot, of which certain rows may have been chosen; the
 first one's result counts."""
 
-ALONE_ERRORS = (TooLargeError, MetricError)  # of one process, while others wait for it
+# Of one process, while others wait for it.
+ALONE_ERRORS = (TooLargeError, FullDiskError, MetricError)
 
 
 def find(config: TrainerConfig) -> Snapshot:
