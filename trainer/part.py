@@ -1,6 +1,7 @@
 """One process's part in a run: alone, or as one of a group that a launcher has prepared."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
 from trainer.duplicates import distinct
 from trainer.errors import FullDiskError, MetricError, TooLargeError, TrainerError
+from trainer.occupied import occupied
 from trainer.options import open_log
 from trainer.results import Metrics
 from trainer.scale import ALONE, Group, joined
@@ -118,8 +120,9 @@ def take_part(
     """Distill as one process of a group; it is told to the first one only."""
     group = joined(config)
     metrics = None
-    with memory_errors(config.batch_tokens):
-        if snapshot is None:
+    with memory_errors(config.batch_tokens), ExitStack() as held:
+        if snapshot is None:  # nobody has started this run who would keep others out
+            group.first(lambda: held.enter_context(occupied(config.out)))
             snapshot = group.first(lambda: begin(config, partial(typer.echo, err=True)))
         if group.leads:
             with Screen.opened(config.steps) as screen:
