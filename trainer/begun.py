@@ -1,10 +1,13 @@
 """``progress/run.json``: what an unfinished run began with, to go on with the same rows."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from capture.log import Snapshot
+from capture.revision import model_revision
 from trainer.checkpoint import write_json
 from trainer.config import TrainerConfig
 
@@ -16,7 +19,7 @@ class Begun(BaseModel):
     """A run whose first step may have been done.
 
     Attributes:
-        settings: By which it is known again.
+        settings: By which it is known again, and the revision of the student it began with.
         snapshot: Of the log, as it was then.
     """
 
@@ -29,8 +32,7 @@ class Begun(BaseModel):
     @classmethod
     def of(cls, config: TrainerConfig, snapshot: Snapshot) -> Self:
         """What a run begins with."""
-        settings = config.model_dump(mode="json", exclude=BESIDE_RUN)
-        return cls(settings=settings, snapshot=snapshot)
+        return cls(settings=_settings(config), snapshot=snapshot)
 
     def write(self, config: TrainerConfig) -> None:
         """Put it beside what the run saves."""
@@ -40,10 +42,24 @@ class Begun(BaseModel):
 
 
 def begun_snapshot(config: TrainerConfig) -> Snapshot | None:
-    """The snapshot that an unfinished run of the same settings began with, if there is one."""
-    try:
-        text = (config.out / "progress" / RUN).read_text(encoding="utf-8")
-        found = Begun.model_validate_json(text)
-    except (FileNotFoundError, ValidationError):
-        return None
-    return found.snapshot if found == Begun.of(config, found.snapshot) else None
+    """The snapshot that an unfinished run of the same settings began with, if there is one.
+
+    It may have been set aside since, for a run of others.
+    """
+    found = list(_unfinished(config.out))
+    settings = _settings(config) if found else {}
+    return next((one.snapshot for one in found if one.settings == settings), None)
+
+
+def _unfinished(out: Path) -> Iterator[Begun]:
+    for folder in (out / "progress", *sorted(out.glob("progress-of-*"))):
+        try:
+            yield Begun.model_validate_json((folder / RUN).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValidationError):
+            continue
+
+
+def _settings(config: TrainerConfig) -> dict[str, JsonValue]:
+    started_from = config.teacher if config.student is None else config.student
+    settings = config.model_dump(mode="json", exclude=BESIDE_RUN)
+    return {**settings, "parent_revision": model_revision(started_from)}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from trainer.errors import FullDiskError
 from trainer.manifest import Lineage, Manifest, write_manifest
 from trainer.student import count_parameters
 
@@ -49,8 +51,11 @@ def save_checkpoint(
         folder: Replaced.
         lineage: What it was made from.
         quality: Figures for its manifest.
+
+    Raises:
+        FullDiskError: If the weights cannot be written.
     """
-    with replacing(folder) as temporary:
+    with replacing(folder) as temporary, disk_errors(folder):
         copy.deepcopy(student).to(torch.bfloat16).save_pretrained(temporary)
         for name in COMPANIONS:
             if (companions / name).is_file():
@@ -80,6 +85,22 @@ def replacing(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what to do about weights that cannot be written into a folder.
+
+    Raises:
+        FullDiskError: If they cannot be.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise FullDiskError(
+            f"{folder}: cannot be written ({error}); make room and run again, it goes on from what "
+            "it saved"
+        ) from error
 
 
 def write_json(path: Path, document: dict[str, JsonValue]) -> None:

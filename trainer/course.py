@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from trainer.checkpoint import disk_errors
 from trainer.dataset import Dataset, Ints, lot
 from trainer.evaluation import Quality
 from trainer.noise import Mean
@@ -91,12 +92,17 @@ class Course:
         return self._choice(self.points)
 
     def add(self, student: PreTrainedModel, point: Point) -> None:
-        """Note a point and keep its weights if it is the best so far."""
+        """Note a point and keep its weights if it is the best so far.
+
+        Raises:
+            FullDiskError: If they cannot be written.
+        """
         self.points.append(point)
         self._folder.mkdir(parents=True, exist_ok=True)
         if self.best is point:
             temporary = self._folder / f"{BEST}.tmp"
-            save_file(weights_of(student), temporary)
+            with disk_errors(self._folder):
+                save_file(weights_of(student), temporary)
             temporary.replace(self._folder / BEST)
         temporary = self._folder / f"{POINTS}.tmp"
         temporary.write_text(json.dumps([asdict(one) for one in self.points]), encoding="utf-8")

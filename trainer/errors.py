@@ -8,6 +8,7 @@ TrainerError
     MetricError      a user's own metric
     TooShortError    a run that a pilot would cost as much as
     TooLargeError    a step that does not fit into memory
+    FullDiskError    weights that cannot be written
     EndpointError    a server that answers or scores
     ScaleError       one of several processes
 """
@@ -43,6 +44,10 @@ class TooShortError(TrainerError):
 
 class TooLargeError(TrainerError):
     """Raised when a step takes more memory than there is; what was saved before is left."""
+
+
+class FullDiskError(TrainerError):
+    """Raised when weights cannot be written; what was saved before is left."""
 
 
 class EndpointError(TrainerError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from openai import AsyncOpenAI
 
 from capture.errors import ConfigError
-from trainer.own_code import load_function
+from trainer.own_code import load_function, python_value
 from trainer.prompts import Message
 
 RUBRIC = """\
@@ -84,7 +84,8 @@ def function_judge(name: str) -> Judge:
 
     async def judge(messages: list[Message], answer: str) -> Verdict:
         async with turn:
-            return _verdict(name, await asyncio.to_thread(function, messages, answer))
+            found = await asyncio.to_thread(function, messages, answer)
+        return _verdict(name, python_value(found))
 
     return judge
 

@@ -9,6 +9,7 @@ from torch.distributed import is_torchelastic_launched
 from capture.errors import ConfigError
 from capture.log import Snapshot
 from trainer.config import TrainerConfig
+from trainer.occupied import occupied
 from trainer.part import Work, begin, run_alone, take_part, work
 from trainer.results import Metrics
 from trainer.tracking import check_installed
@@ -23,15 +24,17 @@ def launched(config: TrainerConfig) -> Metrics | None:
         What came of it; None in a process that ``torchrun`` has started beside the first one.
 
     Raises:
-        ConfigError: If the wanted launcher or tracker is not installed.
+        ConfigError: If the wanted launcher or tracker is not installed, or another run is writing
+            to the same folder.
         ScaleError: If processes ended again and again.
     """
     check_installed(config.trackers)
     if is_torchelastic_launched():
         return take_part(config)
-    if config.scale.processes == 1 and config.scale.launcher == "torchrun":
-        return run_alone(config)
-    return launch(work, config)
+    with occupied(config.out):
+        if config.scale.processes == 1 and config.scale.launcher == "torchrun":
+            return run_alone(config)
+        return launch(work, config)
 
 
 def launch(worker: Work, config: TrainerConfig) -> Metrics:

@@ -102,11 +102,16 @@ class Material:
         Raises:
             DatasetError: If it has no position for one, or no token for what was said.
         """
-        context, longest = student.config.max_position_embeddings, int(self.dataset.lengths.max())
+        context = student.config.max_position_embeddings
+        used = np.concatenate([self.train_rows, self.heldout_rows])
+        longest = int(self.dataset.lengths[used].max())
         if longest > context:
+            is_own = self.retokenized is not None
+            tokens = "of the student's own tokens" if is_own else "tokens"
+            beside = ", or fewer: it counts the teacher's" if is_own else ""
             raise DatasetError(
-                f"the longest example has {longest} tokens, the student takes {context}: leave "
+                f"the longest example has {longest} {tokens}, the student takes {context}: leave "
                 "long ones out with `where`, such as "
-                f'where = "len(prompt_ids) + len(completion_ids) <= {context}"'
+                f'where = "len(prompt_ids) + len(completion_ids) <= {context}"{beside}'
             )
         return replace(self, dataset=fit_vocabulary(self.dataset, student.config.vocab_size))

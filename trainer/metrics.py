@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from capture.errors import ConfigError
 from trainer.errors import MetricError
-from trainer.own_code import load_function
+from trainer.own_code import load_function, python_value
 
 Metric = Callable[[str, str, str], float]
 """Takes the prompt as the model saw it, the student's answer and the teacher's."""
@@ -62,7 +62,7 @@ def open_metric(name: str, option: str = "[trainer].metric") -> Metric:
 
     def checked(prompt: str, answer: str, reference: str) -> float:
         try:
-            value = found(prompt, answer, reference)
+            value = python_value(found(prompt, answer, reference))
         except Exception as error:  # it is not our code
             raise MetricError(
                 f"metric {name} failed on the answer {answer!r}: {error!r}"

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from capture.errors import ConfigError
 
 
@@ -34,3 +36,8 @@ def load_function(name: str, option: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{option}: {path} has no function {function!r}")
     return found
+
+
+def python_value(found: object) -> object:
+    """What a function returned; of numpy's bools and numbers Python's own."""
+    return found.item() if isinstance(found, np.generic) else found

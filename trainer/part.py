@@ -1,6 +1,7 @@
 """One process's part in a run: alone, or as one of a group that a launcher has prepared."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from trainer.config import TrainerConfig
 from trainer.dataset import COLUMNS, Flags, check_teacher
 from trainer.distillation import Distillation
 from trainer.duplicates import distinct
-from trainer.errors import TooLargeError, TrainerError
+from trainer.errors import FullDiskError, MetricError, TooLargeError, TrainerError
+from trainer.occupied import occupied
 from trainer.options import open_log
 from trainer.results import Metrics
 from trainer.scale import ALONE, Group, joined
@@ -25,6 +27,9 @@ from trainer.training import memory_errors
 Work = Callable[[TrainerConfig, Snapshot, Flags | None], Metrics | Exception | None]
 """What each process of a run does with a snapshot, of which certain rows may have been chosen; the
 first one's result counts."""
+
+# Of one process, while others wait for it.
+ALONE_ERRORS = (TooLargeError, FullDiskError, MetricError)
 
 
 def find(config: TrainerConfig) -> Snapshot:
@@ -115,8 +120,9 @@ def take_part(
     """Distill as one process of a group; it is told to the first one only."""
     group = joined(config)
     metrics = None
-    with memory_errors(config.batch_tokens):
-        if snapshot is None:
+    with memory_errors(config.batch_tokens), ExitStack() as held:
+        if snapshot is None:  # nobody has started this run who would keep others out
+            group.first(lambda: held.enter_context(occupied(config.out)))
             snapshot = group.first(lambda: begin(config, partial(typer.echo, err=True)))
         if group.leads:
             with Screen.opened(config.steps) as screen:
@@ -133,12 +139,12 @@ def work(
 ) -> Metrics | Exception | None:
     """Take part in a process that a launcher starts again when it fails.
 
-    What would fail again is returned, not raised. All processes come upon it together; only a
-    lack of memory may befall one alone, and then the others have to be ended by the launcher.
+    What would fail again is returned, not raised, if all processes come upon it together. What
+    befalls one alone is raised: then the others have to be ended by the launcher.
     """
     try:
         return take_part(config, snapshot, is_distinct)
-    except TooLargeError:
+    except ALONE_ERRORS:
         raise
     except (CaptureError, TrainerError) as error:
         return error

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from trainer.checkpoint import replacing
+from trainer.checkpoint import disk_errors, replacing
 from trainer.errors import DivergedError
 from trainer.student import give
 
@@ -108,7 +108,11 @@ class Progress:
         return folder.with_name(f"{folder.name}-of-{run[:12]}")
 
     def save(self, student: PreTrainedModel, optimizer: AdamW, done: Done) -> None:
-        """Put everything in place that the next step depends on."""
+        """Put everything in place that the next step depends on.
+
+        Raises:
+            FullDiskError: If it cannot be written.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         weights = {STUDENT + name: p.detach() for name, p in student.named_parameters()}
         moments = {
@@ -119,7 +123,8 @@ class Progress:
         said = {"run": self._run, "steps": done.steps, "tokens": done.tokens}
         metadata = {name: str(value) for name, value in {**said, "seconds": done.seconds}.items()}
         temporary = self._path.with_suffix(".tmp")
-        save_file({**weights, **moments}, temporary, metadata)
+        with disk_errors(self._path.parent):
+            save_file({**weights, **moments}, temporary, metadata)
         temporary.replace(self._path)
 
     def publish(self, out: Path) -> None:

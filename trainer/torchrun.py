@@ -8,7 +8,7 @@ import uuid
 from multiprocessing.connection import wait
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from capture.log import Snapshot
@@ -50,11 +50,17 @@ def by_torchrun(
             rank, failure = error.get_first_failure()
             raise ScaleError(
                 f"process {rank} ended with exit code {failure.exitcode}, after {restarts} new "
-                f"starts: {failure.message}; started again, the run goes on from what it saved"
+                f"starts: {_reason(failure)}; started again, the run goes on from what it saved"
             ) from error
         except SignalException as signalled:
             raise SystemExit(128 + signalled.sigval) from signalled
     return results[0]
+
+
+def _reason(failure: ProcessFailure) -> str:
+    """What an error said, without where it was raised."""
+    said = failure.error_file_data.get("message")
+    return str(said["message"]) if isinstance(said, dict) else failure.message
 
 
 def attended(worker: Work, config: TrainerConfig, snapshot: Snapshot) -> Metrics | Exception | None:

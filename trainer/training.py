@@ -97,15 +97,16 @@ class Training:
         with Board(progress.tensorboard, done.steps, self.trackers) as board:
             began = time.perf_counter()
             for step in steps:
+                on_step(step)
+                ends, looks = self._is_due(step), self._is_due(step, self.eval_every)
+                if looks or self._is_due(step, SCALARS_EVERY):
+                    self._check(step)
+                # Behind what waits for the device.
                 seconds = done.seconds + time.perf_counter() - began
                 done = Done(step.number, done.tokens + step.tokens, seconds)
-                on_step(step)
-                ends = self._is_due(step)
                 if self._is_due(step, SCALARS_EVERY):
-                    self._check(step)
                     draw(board, step, done)
-                if self._is_due(step, self.eval_every):
-                    self._check(step)
+                if looks:
                     learner.gather()
                     self._add(course, board, step, done)
                     ends = self.group.same(ends or self._is_too_sure(course))

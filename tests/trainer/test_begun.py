@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from capture.revision import model_revision
 from tests.support.answered_rows import answer, write_log
 from tests.support.distill_run import make_home, write_config
+from tests.support.tiny_model import make_tiny_model
 from trainer import distillation, training
 from trainer.begun import RUN
 from trainer.config import TrainerConfig, load
@@ -123,9 +124,26 @@ def test_progress_of_other_settings_is_set_aside_and_found_again(
     (aside,) = config.out.glob("progress-of-*")
 
     assert f"which is now in {aside}" in caplog.text
+    grow(home, 9, "new")
     assert run(config)[1][0] == DIES_AFTER
     assert run(other)[1][0] == 3
     assert not list(config.out.glob("progress*"))
+
+
+def test_what_is_set_aside_of_a_student_that_was_replaced_keeps_no_run_on_its_rows(
+    home: Path,
+) -> None:
+    student = make_tiny_model(home / "student", hidden_size=128, seed=1)
+    config = load(write_config(home, **{**SETTINGS, "student": '"student"'}))
+    run(config, last=DIES_AFTER)
+    make_tiny_model(student, hidden_size=128, seed=2)
+    run(config)
+    grow(home, 9, "new")
+    metrics, steps, _ = run(config)
+
+    assert list(config.out.glob("progress-of-*"))
+    assert metrics is not None
+    assert (metrics.snapshot["num_rows"], steps[0]) == (49, 1)
 
 
 def test_a_student_is_there_although_its_baseline_diverges(

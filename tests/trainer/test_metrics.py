@@ -71,6 +71,16 @@ def test_a_users_function_is_found_and_checked(tmp_path: Path) -> None:
     assert math.isfinite(open_metric("json_f1")("", "{}", "{}"))
 
 
+@pytest.mark.parametrize(("value", "expected"), [("np.bool_(True)", 1), ("np.float32(0.25)", 0.25)])
+def test_a_users_function_may_give_a_value_of_numpy(
+    tmp_path: Path, value: str, expected: float
+) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(f"import numpy as np\ndef f(prompt, answer, reference):\n    return {value}\n")
+
+    assert open_metric(f"{path}:f")("", "", "") == expected
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gateway.__main__ import main
 from tests.support.answered_rows import answer, write_log
 from tests.support.killable import wait_for
 from tests.support.retort import RETORT
 from tests.support.tiny_model import make_tiny_model
+from trainer import course, progress, training
 from trainer.loop import make_optimizer
 from trainer.progress import STATE, Done, Progress
 
@@ -92,9 +94,9 @@ def test_a_run_killed_twice_ends_with_the_same_weights(home: Path) -> None:
 
 def saved(teacher: Path, folder: Path, run: str) -> Progress:
     student = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
-    progress = Progress(folder, run)
-    progress.save(student, make_optimizer(student), Done(3, 30, 1.5))
-    return progress
+    found = Progress(folder, run)
+    found.save(student, make_optimizer(student), Done(3, 30, 1.5))
+    return found
 
 
 def test_another_runs_progress_is_not_taken_up(home: Path, tmp_path: Path) -> None:
@@ -108,16 +110,53 @@ def test_another_runs_progress_is_not_taken_up(home: Path, tmp_path: Path) -> No
 
 
 def test_what_is_torn_is_not_taken_up(home: Path, tmp_path: Path) -> None:
-    progress = saved(home / "teacher", tmp_path / "progress", "one")
+    one = saved(home / "teacher", tmp_path / "progress", "one")
     path = tmp_path / "progress" / STATE
     path.write_bytes(path.read_bytes()[:5000])
     student = AutoModelForCausalLM.from_pretrained(home / "teacher", dtype=torch.float32)
 
-    assert progress.restore(student, make_optimizer(student)) == Done()
+    assert one.restore(student, make_optimizer(student)) == Done()
 
 
 def test_it_says_how_far_it_has_come(home: Path, tmp_path: Path) -> None:
-    progress = saved(home / "teacher", tmp_path / "progress", "one")
+    one = saved(home / "teacher", tmp_path / "progress", "one")
     student = AutoModelForCausalLM.from_pretrained(home / "teacher", dtype=torch.float32)
 
-    assert progress.restore(student, make_optimizer(student)) == Done(3, 30, 1.5)
+    assert one.restore(student, make_optimizer(student)) == Done(3, 30, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "folder"),
+    [
+        (progress, "save_file", "progress"),
+        (course, "save_file", "progress/course"),
+        (PreTrainedModel, "save_pretrained", "progress/checkpoint"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_line_and_what_was_saved_stays(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: object,
+    name: str,
+    folder: str,
+) -> None:
+    out = f"full-{Path(folder).name}"
+    state = home / out / "progress" / STATE
+    found: list[bytes] = []
+    write = getattr(place, name)
+
+    def refuse(*given: object) -> None:
+        if not state.exists():
+            write(*given)
+            return
+        found.append(state.read_bytes())
+        raise SafetensorError("IO Error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(place, name, refuse)
+
+    assert main(["distill", "-c", str(config(home, out))]) == 1
+    told = f"{home / out / folder}: cannot be written (IO Error: No space left"
+    assert told in capsys.readouterr().err
+    assert found == [state.read_bytes()]

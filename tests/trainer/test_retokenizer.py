@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer.dataset import Dataset, from_table
 from trainer.errors import DatasetError, ModelError
 from trainer.evaluation import evaluate
 from trainer.manifest import chat_template_hash, verify_folder
+from trainer.material import Material
 from trainer.retokenizer import Retokenized, Retokenizer, words
 
 CLONING = {"loss": '"behaviour_cloning"', "student": '"stranger"', "learning_rate": "3e-3"}
@@ -94,6 +96,19 @@ def test_what_cannot_be_written_is_left_out_and_counted(home: Path) -> None:
 
     assert is_kept.tolist() == [True, False]
     assert counts.left_out == 1
+
+
+def test_only_rows_that_are_used_have_to_fit_and_their_length_is_told_in_the_students_tokens(
+    home: Path, retokenizer: Retokenizer
+) -> None:
+    chats = [("hi", "the river"), ("you", "the river"), ("long", "the river " * 200)]
+    dataset, _, counts = retokenizer.retokenized(dataset_of(home, chats), chat_requests(chats))
+    student = AutoModelForCausalLM.from_pretrained(home / "stranger")
+    used = Material(dataset, np.array([0]), np.array([1]), 0, counts)
+
+    assert len(used.fitted(student).train_rows) == 1
+    with pytest.raises(DatasetError, match=r"has \d+ of the student's own tokens.* the teacher's"):
+        replace(used, train_rows=np.array([0, 2])).fitted(student)
 
 
 def test_a_student_without_a_template_is_refused_where_there_are_chats(home: Path) -> None:

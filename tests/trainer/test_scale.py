@@ -205,6 +205,18 @@ def test_an_error_is_told_once_and_not_tried_again(home: Path) -> None:
     assert told.stderr.count("lower learning_rate") == 1
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_what_a_metric_of_ones_own_does_wrong_is_told_by_several_processes_too(home: Path) -> None:
+    (home / "own.py").write_text("def wild(prompt, answer, reference):\n    return 7\n")
+    path = config(home, "wild", 'metric = "own.py:wild"\n' + SCALE)
+    command = [*RETORT, "distill", "-c", str(path)]
+    told = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert told.returncode == 1
+    assert "own.py:wild gave 7 for the answer" in told.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ray_that_is_not_there_is_named(
     home: Path, monkeypatch: pytest.MonkeyPatch, processes: int
