@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from capture.errors import ConfigError
@@ -15,11 +15,14 @@ LOCK = ".lock"  # there while a run lives, and after one that was killed
 
 @contextmanager
 def occupied(out: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, which is made, as long as this process lives.
+    """Keep other runs out of a folder as long as this process lives; it is made, if need be.
+
+    One that was made and has nothing in it at the end goes again.
 
     Raises:
         ConfigError: If another run is writing to it.
     """
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     path = out / LOCK
     path.touch()
@@ -35,3 +38,6 @@ def occupied(out: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):  # it is not empty
+                    out.rmdir()
